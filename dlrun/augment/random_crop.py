@@ -1,0 +1,126 @@
+"""Random translation: pad on every side, then cut out a window of the old size.
+
+The size stays, so training and evaluation see one input shape. Letters used below: B images in one call, C
+channels, H x W pixels, P pixels of padding.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dlrun.augment.base import Augmentation, channels_innermost
+from dlrun.registry import AUGMENTATIONS
+from dlrun.types import NonNegativeInt
+
+Mode = Literal["zero", "reflect"]
+
+
+def pad(images: Tensor, padding: int, mode: Mode) -> Tensor:
+    """Add a border on all four sides.
+
+    Args:
+        images: (B, C, H, W), any type.
+        padding: P >= 0 pixels; for ``reflect`` less than H and W.
+        mode: ``zero`` for a border of 0, which is black before normalisation; ``reflect`` for the image
+            mirrored about its edge pixels, which are not repeated.
+
+    Returns:
+        (B, C, H + 2P, W + 2P), a new tensor in the memory format of ``images``.
+
+    Raises:
+        ValueError: if the border to reflect is as large as the image.
+    """
+    batch, channels, height, width = images.shape
+    p = padding
+    if mode == "reflect" and p >= min(height, width):
+        raise ValueError(
+            f"padding={p} cannot be reflected in images of {height}x{width}: "
+            f"use padding <= {min(height, width) - 1}, or mode: zero"
+        )
+    layout = torch.channels_last if channels_innermost(images) else torch.contiguous_format
+    result = torch.empty(
+        (batch, channels, height + 2 * p, width + 2 * p),
+        dtype=images.dtype,
+        device=images.device,
+        memory_format=layout,
+    )
+    if p == 0:
+        return result.copy_(images)
+    inner = result[:, :, p:-p, p:-p]
+    if mode == "zero":
+        result.zero_()
+        inner.copy_(images)
+        return result
+    # torch's own reflection does not take uint8. Columns first; then whole rows, which brings the corners.
+    inner.copy_(images)
+    result[:, :, p:-p, :p] = images[:, :, :, 1 : p + 1].flip(-1)
+    result[:, :, p:-p, -p:] = images[:, :, :, -p - 1 : -1].flip(-1)
+    result[:, :, :p] = result[:, :, p + 1 : 2 * p + 1].flip(-2)
+    result[:, :, -p:] = result[:, :, -2 * p - 1 : -p - 1].flip(-2)
+    return result
+
+
+def crop(images: Tensor, top: Tensor, left: Tensor, padding: int, mode: Mode) -> Tensor:
+    """Pad images, and cut a window of the old size out of each at its own place.
+
+    Args:
+        images: (B, C, H, W), any type.
+        top: int64 (B,), first row of each window in the padded image, 0..2P.
+        left: int64 (B,), first column of each window in the padded image, 0..2P.
+        padding: P, see :func:`pad`.
+        mode: see :func:`pad`.
+
+    Returns:
+        A new tensor like ``images``.
+
+    Raises:
+        ValueError: if the border to reflect is as large as the image.
+    """
+    padded = pad(images, padding, mode)
+    last = channels_innermost(images)
+    if last:
+        images, padded = images.permute(0, 2, 3, 1), padded.permute(0, 2, 3, 1)
+    # In memory each image is now `planes` planes of rows, and `unit` numbers make one column of a row.
+    batch, height = len(images), images.shape[1 if last else 2]
+    planes, unit = (1, images.shape[3]) if last else (images.shape[1], 1)
+    width = images[0].numel() // (planes * height)
+    row, plane = width + 2 * padding * unit, (height + 2 * padding) * (width + 2 * padding * unit)
+    # Every row of a window is a run of `width` numbers that begins somewhere in `padded`. All runs that could
+    # be asked for make a matrix whose rows overlap (it takes no memory), and the crop is one selection of its
+    # rows: measured four times as fast as copying the images of each offset together.
+    flat = padded.reshape(-1)
+    runs = flat.as_strided((flat.numel() - width + 1, width), (1, 1))
+    first = torch.arange(batch, device=images.device) * (planes * plane) + top * row + left * unit
+    within = (
+        torch.arange(planes, device=images.device)[:, None] * plane + torch.arange(height, device=images.device) * row
+    )
+    starts = first[:, None] + within.view(1, -1)
+    result = runs.index_select(0, starts.view(-1)).view(images.shape)
+    return result.permute(0, 3, 1, 2) if last else result
+
+
+@AUGMENTATIONS.register
+def random_crop(*, padding: NonNegativeInt = 4, mode: Literal["zero", "reflect"] = "zero") -> Augmentation:
+    """Shifts each image by up to ``padding`` pixels in both directions, every shift equally likely.
+
+    Args:
+        padding: largest shift in pixels, >= 0; for ``reflect`` less than the image's height and width.
+        mode: what comes in from outside: ``zero`` black (0 before normalisation), ``reflect`` the mirrored
+            image.
+
+    Source: He et al., "Deep residual learning for image recognition", 2016, 4.2.
+    """
+    return _RandomCrop(padding, mode)
+
+
+class _RandomCrop:
+    def __init__(self, padding: int, mode: Mode) -> None:
+        self.padding = padding
+        self.mode = mode
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        offsets = torch.randint(0, 2 * self.padding + 1, (2, len(images)), generator=generator, device=images.device)
+        return crop(images, offsets[0], offsets[1], self.padding, self.mode)

@@ -1,0 +1,279 @@
+"""The command line: ``dlrun COMMAND [key=value ...]``.
+
+Nothing here imports torch or Hydra; a command does when it needs them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Sequence
+
+from dlrun import __version__
+from dlrun.commands.request import Request
+from dlrun.errors import EXIT_DONE, EXIT_FAILURE, EXIT_USER_ERROR, UserError, did_you_mean
+
+EXIT_INTERRUPTED = 130
+"""Interrupted before there was anything to resume (128 + SIGINT)."""
+
+_HELP = """\
+usage: dlrun COMMAND [key=value ...] [--help] [--debug]
+
+Describe an experiment in YAML; dlrun trains, watches, saves, resumes and evaluates it.
+
+commands:
+  train   train a model:            dlrun train config=cifar10_resnet20 data.root=~/data/cifar10
+  eval    evaluate checkpoints:     dlrun eval checkpoint=runs/x
+  summary look before training:     dlrun summary config=cifar10_resnet20
+  list    what there is to choose:  dlrun list models
+  show    one component's options:  dlrun show optimizer adamw
+
+`dlrun COMMAND --help` explains a command with examples. `dlrun --version` prints the version.
+
+exit codes: 0 done; 1 something failed that is not the input; 2 the input was wrong (the message says what to do);
+75 stopped by a signal or a time limit and resumable; 130 interrupted before the first step.
+"""
+
+_TRAIN = """\
+Train a model. Without config=, it trains a small network on handwritten digits (the recipe digits); with data=NAME for
+other data, it starts from the plain defaults instead, which --print-config shows.
+
+  config=NAME|PATH   a recipe (dlrun list recipes), or your own YAML file: only what differs from the defaults
+  resume=FOLDER      continue a run exactly where its newest checkpoint stands; resume=auto takes the newest run
+  debug=NAME         fast (three batches), overfit (twenty samples must be learned by heart), nan (find the first NaN)
+  key=value          any value of the configuration, in Hydra's syntax; GROUP=NAME chooses a component
+"""
+_TRAIN_EXAMPLES = """\
+examples:
+  dlrun train
+  dlrun train model=mlp optimizer=adamw optimizer.lr=3e-4 trainer.epochs=30
+  dlrun train data=cifar10 data.root=~/data model=vgg
+  dlrun train config=cifar10_resnet20 data.root=~/data/cifar10 device=cuda
+  dlrun train config=my.yaml seed=3 callbacks.early_stopping.patience=5
+  dlrun train config=my.yaml 'augment=[{name: random_crop, padding: 2}, horizontal_flip]'
+  dlrun train resume=runs/20260102-120000_my_1a2b3c
+  dlrun train config=my.yaml --print-config
+"""
+_EVAL = """\
+Evaluate one or several checkpoints on a split. Everything is rebuilt from the checkpoint alone.
+
+  checkpoint=PATH    a checkpoint file, or a run folder (its best checkpoint); several as '[a,b,c]'
+  split=NAME         test (default), val or train
+  data.KEY=VALUE     where the data lie now, how they are fed; device=..., plugins=... likewise
+"""
+_EVAL_EXAMPLES = """\
+examples:
+  dlrun eval checkpoint=runs/x
+  dlrun eval checkpoint=runs/x/checkpoints/last.pt split=val
+  dlrun eval checkpoint=runs/x data.root=/data/other device=cpu
+  dlrun eval checkpoint='[runs/x,runs/y]'
+"""
+_SUMMARY = """\
+Show what a model costs before it is trained: for each layer its output, parameters, multiply-adds, memory and receptive
+field, and the totals for a training step on one batch. Nothing is trained and no data are read.
+
+  NAME ...           a model, a recipe or a YAML file; several are compared in one table. A model has its default
+                     options; data, batch size and optimizer are those of config=
+  config=NAME|PATH   a recipe, or your own YAML file; with every override that train takes
+  input=CxHxW        shape of an image, where not that of the configured data
+  classes=K          number of classes, likewise
+  --json             print for programs (keys: docs/summary.md)
+"""
+_SUMMARY_EXAMPLES = """\
+examples:
+  dlrun summary config=cifar10_resnet20
+  dlrun summary config=my.yaml model.depth=32 data.batch_size=256
+  dlrun summary model=vgg model.depth=19 input=3x224x224 classes=1000
+  dlrun summary alexnet vgg googlenet resnet input=3x224x224 classes=1000
+  dlrun summary a.yaml b.yaml --json
+"""
+_LIST = """\
+List the components of a kind, or of every kind: models, data, augment, optimizers, schedules, losses, tasks, callbacks,
+and recipes and debug modes. config= or plugins= adds your own.
+"""
+_LIST_EXAMPLES = """\
+examples:
+  dlrun list
+  dlrun list models
+  dlrun list models plugins=[my_net]
+"""
+_SHOW = """\
+Show a component's options with types and defaults and the paper it comes from; or the text of a recipe.
+"""
+_SHOW_EXAMPLES = """\
+examples:
+  dlrun show model resnet
+  dlrun show optimizer adamw
+  dlrun show recipe cifar10_resnet20
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: the words after ``dlrun``; None takes those of the process.
+
+    Returns:
+        The exit code, see :mod:`dlrun.errors`.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        return _dispatch(words)
+    except SystemExit as leave:
+        # argparse has printed the help or its own message.
+        return leave.code if isinstance(leave.code, int) else EXIT_FAILURE
+    except UserError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        if debug:
+            traceback.print_exc()
+        print("interrupted before the first step; there is nothing to resume", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output (head, less) has left: that is its right.
+        sys.stderr.close()
+        return EXIT_FAILURE
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        text = " ".join(str(error).split()) or "no message"
+        print(
+            f"error: {type(error).__name__}: {text} ({frame.filename}:{frame.lineno})\n"
+            "This is a defect of dlrun or of your own code; --debug shows the traceback.",
+            file=sys.stderr,
+        )
+        return EXIT_FAILURE
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_HELP, end="")
+        return EXIT_DONE if words else EXIT_USER_ERROR
+    if words[0] in ("--version", "-V"):
+        print(f"dlrun {__version__}")
+        return EXIT_DONE
+    command, rest = words[0], words[1:]
+    if command == "train":
+        request = _parse(command, rest, _TRAIN, _TRAIN_EXAMPLES, ("config", "resume"), flags=("--print-config",))
+        from dlrun.commands.train import train
+
+        return train(request)
+    if command == "eval":
+        request = _parse(command, rest, _EVAL, _EVAL_EXAMPLES, ("checkpoint", "split"))
+        from dlrun.commands.evaluate import evaluate
+
+        return evaluate(request)
+    if command == "summary":
+        reserved = ("config", "input", "classes")
+        request = _parse(
+            command, rest, _SUMMARY, _SUMMARY_EXAMPLES, reserved, words=("name",), many=True, flags=("--json",)
+        )
+        from dlrun.commands.summary import summary
+
+        return summary(request)
+    if command == "list":
+        request = _parse(command, rest, _LIST, _LIST_EXAMPLES, ("config",), words=("kind",))
+        from dlrun.commands.listing import list_components
+
+        return list_components(request)
+    if command == "show":
+        request = _parse(command, rest, _SHOW, _SHOW_EXAMPLES, ("config",), words=("kind", "name"))
+        from dlrun.commands.listing import show_component
+
+        return show_component(request)
+    known = ("train", "eval", "summary", "list", "show")
+    raise UserError(f"there is no command {command!r}; {did_you_mean(command, known)} (dlrun --help)")
+
+
+_FLAGS = {
+    "--print-config": "print the configuration and where each value came from",
+    "--json": "print for programs",
+}
+
+
+def _parse(
+    command: str,
+    argv: list[str],
+    description: str,
+    examples: str,
+    reserved: tuple[str, ...],
+    *,
+    words: tuple[str, ...] = (),
+    many: bool = False,
+    flags: tuple[str, ...] = (),
+) -> Request:
+    """Take a command's words apart.
+
+    Args:
+        command: its name.
+        argv: what follows it.
+        description: of its help.
+        examples: of its help.
+        reserved: keys of its own; all others are overrides.
+        words: names of its plain words, each of which may be left out.
+        many: whether the last of them may be repeated.
+        flags: those of :data:`_FLAGS` that it has.
+
+    Raises:
+        UserError: for unknown flags, keys given twice, and too many plain words.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"dlrun {command}",
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    shown = [word.upper() for word in words]
+    for word in words:
+        parser.add_argument(word, nargs="?", help=argparse.SUPPRESS)
+    dots = ["..."] if many else []
+    optional = [f"[{flag}]" for flag in ("--help", "--debug", *flags)]
+    parser.usage = " ".join(["dlrun", command, *shown, *dots, "[key=value ...]", *optional])
+    for flag in flags:
+        parser.add_argument(flag, action="store_true", help=_FLAGS[flag])
+    parsed, unknown = parser.parse_known_args([word for word in argv if word.startswith("-")])
+    if unknown:
+        bare = unknown[0].lstrip("-")
+        known = did_you_mean(unknown[0], [*flags, "--debug", "--help"])
+        hint = f"write {bare} without the dashes" if "=" in bare else known
+        raise UserError(f"dlrun {command}: unknown flag {unknown[0]!r}; {hint}")
+    names, own, overrides = _sorted_words(command, [word for word in argv if not word.startswith("-")], reserved)
+    if len(names) > len(words) and not many:
+        extra = names[len(words)]
+        raise UserError(f"dlrun {command}: {extra!r} is not of the form key=value; did you mean {reserved[0]}={extra}?")
+    return Request(
+        tuple(names),
+        tuple(overrides),
+        own,
+        print_config=bool(getattr(parsed, "print_config", False)),
+        json=bool(getattr(parsed, "json", False)),
+    )
+
+
+def _sorted_words(
+    command: str, plain: list[str], reserved: tuple[str, ...]
+) -> tuple[list[str], dict[str, str], list[str]]:
+    """Plain names, the command's own keys, and overrides."""
+    own: dict[str, str] = {}
+    names: list[str] = []
+    overrides: list[str] = []
+    for word in plain:
+        key, equals, value = word.partition("=")
+        if not equals and not word.startswith("~"):
+            names.append(word)
+        elif key in reserved:
+            if key in own:
+                raise UserError(f"dlrun {command}: {key}= is given twice")
+            own[key] = value
+        else:
+            overrides.append(word)
+    return names, own, overrides

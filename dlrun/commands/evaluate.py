@@ -1,0 +1,208 @@
+"""``dlrun eval``: score checkpoints on a split; everything is rebuilt from the checkpoint alone."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dlrun.commands.request import Request
+from dlrun.config.compose import compose_saved
+from dlrun.config.load import finish
+from dlrun.config.rerun import EVAL_MAY_CHANGE, refuse_changes
+from dlrun.config.schema import Config
+from dlrun.config.sources import display_path
+from dlrun.errors import EXIT_DONE, CheckpointError, UserError, did_you_mean
+from dlrun.logs import log, start_console
+from dlrun.runfolder import finite
+
+SPLITS = ("test", "val", "train")
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """One checkpoint to evaluate, with its configuration."""
+
+    path: Path
+    payload: Mapping[str, Any]
+    config: Config
+
+
+def evaluate(request: Request) -> int:
+    """Evaluate one checkpoint in detail, or several in a table.
+
+    Raises:
+        UserError: if a checkpoint, the split or the data are wrong.
+    """
+    start_console()
+    split = request.reserved.get("split", "test")
+    if split not in SPLITS:
+        raise UserError(f"split={split}: unknown split; {did_you_mean(split, SPLITS)}")
+    given = request.reserved.get("checkpoint", "")
+    if not given:
+        raise UserError("dlrun eval needs checkpoint=PATH, a checkpoint file or a run folder")
+    paths = [_find(word) for word in _listed(given)]
+    reports = []
+    for path in paths:
+        report = _evaluate_one(_load(path, request), split)
+        reports.append(report)
+        if len(paths) == 1:
+            _print(report)
+        _write(path, split, report)
+    if len(paths) > 1:
+        _print_table(reports)
+    return EXIT_DONE
+
+
+def _listed(given: str) -> list[str]:
+    if given.startswith("[") and given.endswith("]"):
+        words = [word.strip().strip("'\"") for word in given[1:-1].split(",")]
+        if not all(words):
+            raise UserError(f"checkpoint={given}: an empty entry in the list")
+        return words
+    return [given]
+
+
+def _find(word: str) -> Path:
+    path = Path(word).expanduser()
+    if path.is_dir():
+        folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+        for name in ("best.pt", "last.pt"):
+            if (folder / name).is_file():
+                return folder / name
+        raise CheckpointError(f"checkpoint={word}: the folder holds no checkpoint yet (looked for {folder}/best.pt)")
+    return path
+
+
+def _load(path: Path, request: Request) -> _Subject:
+    from dlrun.checkpoint import load
+
+    payload = load(path)
+    label = f"checkpoint {display_path(path)}"
+    old = finish(compose_saved(payload["config"], label, path.parent, _plugin_overrides(request)))
+    config = finish(compose_saved(payload["config"], label, path.parent, request.overrides))
+    refuse_changes(
+        old.to_tree(), config.to_tree(), EVAL_MAY_CHANGE, "the checkpoint was trained with it, so eval cannot change it"
+    )
+    return _Subject(path, payload, config)
+
+
+def _plugin_overrides(request: Request) -> list[str]:
+    # The recorded place of a plug-in may not exist here: the one given now must be used from the first.
+    return [word for word in request.overrides if word.startswith("plugins=")]
+
+
+def _evaluate_one(subject: _Subject, split: str) -> dict[str, Any]:
+    from dlrun.build import build_data, build_eval_loader, build_model, build_task
+    from dlrun.commands.explaining import explaining
+    from dlrun.data.statistics import Statistics
+    from dlrun.reproducibility import resolve_device, set_determinism
+    from dlrun.scores import confusion_matrix, per_class
+    from dlrun.train.evaluate import predict
+    from dlrun.train.fit import load_weights
+
+    config, payload = subject.config, subject.payload
+    set_determinism(deterministic=config.trainer.deterministic, threads=config.trainer.threads)
+    device = resolve_device(config.device)
+    data = build_data(config)
+    classes = tuple(payload["data"]["classes"])
+    _check_classes(subject.path, classes, data.classes)
+    if list(data.input_shape) != list(payload["data"]["input_shape"]):
+        raise CheckpointError(
+            f"checkpoint {subject.path}: was trained on images of shape {payload['data']['input_shape']} (channels, "
+            f"height, width), but the data have {list(data.input_shape)}"
+        )
+    source = getattr(data, split)
+    if source is None:
+        raise UserError(f"split={split}: the data have no {split} split")
+    model = build_model(config, data.input_shape, len(classes), device)
+    load_weights(model, payload["model"])
+    task = build_task(config, len(classes))
+    loader = build_eval_loader(config, source, Statistics.from_state(payload["data"]["statistics"]), device)
+    try:
+        with explaining(config):
+            outputs, targets = predict(model, loader, task, config.trainer.precision, device)
+    finally:
+        loader.close()
+    loss = float(task.loss(outputs, targets))
+    counts = {name: int(value) for name, value in task.score(outputs, targets).items()}
+    confusion = confusion_matrix(outputs.argmax(1), targets, len(classes))
+    return {
+        "checkpoint": display_path(subject.path.absolute()),
+        "split": split,
+        "samples": len(targets),
+        "step": payload["state"]["step"],
+        "loss": loss,
+        **{name: count / len(targets) for name, count in counts.items()},
+        "per_class": per_class(confusion, classes),
+        "classes": list(classes),
+        "confusion": confusion.tolist(),
+    }
+
+
+def _check_classes(path: Path, trained: tuple[str, ...], found: tuple[str, ...]) -> None:
+    if trained == found:
+        return
+    if len(trained) != len(found):
+        raise CheckpointError(
+            f"checkpoint {path}: was trained on {len(trained)} classes, but the data have {len(found)}; give the "
+            f"data it was trained for with data.root=... (trained: {_some(trained)}; found: {_some(found)})"
+        )
+    different = [f"{i}: {a!r} is now {b!r}" for i, (a, b) in enumerate(zip(trained, found, strict=True)) if a != b]
+    raise CheckpointError(
+        f"checkpoint {path}: the classes of the data are not those it was trained on ({'; '.join(different[:3])})"
+    )
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+
+
+def _print(report: Mapping[str, Any]) -> None:
+    log.info("checkpoint  %s (step %d)", report["checkpoint"], report["step"])
+    log.info("split       %s, %s samples", report["split"], f"{report['samples']:,}")
+    log.info("loss        %.4f", report["loss"])
+    for name in ("accuracy", "top5"):
+        if name in report:
+            log.info("%-12s%.2f %%", "top-1" if name == "accuracy" else "top-5", 100 * report[name])
+    log.info("")
+    width = max(5, *(len(str(row["class"])) for row in report["per_class"]))
+    log.info("  %-*s  %9s  %9s  %9s  %7s", width, "class", "precision", "recall", "F1", "samples")
+    for row in report["per_class"]:
+        cells = [f"{'-':>9}" if row[key] is None else f"{row[key]:9.2%}" for key in ("precision", "recall", "f1")]
+        log.info("  %-*s  %s  %7d", width, row["class"], "  ".join(cells), row["support"])
+
+
+def _print_table(reports: list[dict[str, Any]]) -> None:
+    width = max(len(report["checkpoint"]) for report in reports)
+    names = [name for name in ("loss", "accuracy", "top5") if any(name in report for report in reports)]
+    log.info("  %-*s  %s", width, "checkpoint", "".join(f"{name:>10}" for name in names))
+    for report in reports:
+        cells = [
+            f"{'-':>10}" if n not in report else f"{report[n]:10.4f}" if n == "loss" else f"{report[n]:10.2%}"
+            for n in names
+        ]
+        log.info("  %-*s  %s", width, report["checkpoint"], "".join(cells))
+
+
+def _write(path: Path, split: str, report: Mapping[str, Any]) -> None:
+    """JSON and PNG into the run folder, or beside a checkpoint that lies elsewhere."""
+    from dlrun.charts import draw_confusion
+
+    folder = path.parent.parent if (path.parent.parent / "config.yaml").is_file() else path.parent
+    name = f"eval_{split}_{path.stem}"
+    result = folder / f"{name}.json"
+    try:
+        temporary = folder / f".{name}.json.tmp"
+        temporary.write_text(json.dumps(finite(report), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(temporary, result)
+        title = f"{path.stem} on {split}: {report['accuracy']:.2%} of {report['samples']:,}"
+        draw_confusion(folder / f"{name}.png", report["confusion"], report["classes"], title)
+    except OSError as error:
+        log.warning("the results cannot be written to %s: %s", folder, error.strerror)
+        return
+    log.info("")
+    log.info("written     %s, .png", display_path(result.absolute()))

@@ -1,0 +1,146 @@
+"""``dlrun summary``: what a model costs, or how several compare, without data and without training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dlrun.commands.request import Request
+from dlrun.config.compose import compose, recipes
+from dlrun.config.load import load_config, load_plugins
+from dlrun.config.schema import Config
+from dlrun.errors import EXIT_DONE, UserError, did_you_mean
+from dlrun.registry import MODELS
+
+if TYPE_CHECKING:
+    from dlrun.summary_text import Subject
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One model to summarise: its name for the user, and the configuration it stands in."""
+
+    name: str
+    config: Config
+
+
+def summary(request: Request) -> int:
+    """Print one model layer by layer, or several in one table.
+
+    Raises:
+        UserError: if a name, the configuration, ``input=`` or ``classes=`` are wrong, or the model cannot take the
+            images.
+    """
+    # torch is imported after the configuration is known to be right.
+    shape = _input_shape(request.reserved.get("input"))
+    classes = _classes(request.reserved.get("classes"))
+    asked = _asked(request)
+    from dlrun.summary_text import comparison, table, to_plain
+
+    subjects = [_summarise(one, shape, classes) for one in asked]
+    if request.json:
+        plain = [to_plain(subject) for subject in subjects]
+        print(json.dumps(plain[0] if len(plain) == 1 else plain, indent=2))
+    else:
+        print(table(subjects[0]) if len(subjects) == 1 else comparison(subjects))
+    return EXIT_DONE
+
+
+def _input_shape(word: str | None) -> tuple[int, int, int] | None:
+    if word is None:
+        return None
+    sides = word.split("x")
+    if len(sides) != 3 or not all(side.isascii() and side.isdecimal() and int(side) > 0 for side in sides):
+        raise UserError(f"input={word}: must be channels x height x width, such as input=3x224x224")
+    channels, height, width = (int(side) for side in sides)
+    return channels, height, width
+
+
+def _classes(word: str | None) -> int | None:
+    if word is None:
+        return None
+    if not (word.isascii() and word.isdecimal() and int(word) > 0):
+        raise UserError(f"classes={word}: must be a whole number >= 1")
+    return int(word)
+
+
+def _asked(request: Request) -> list[_Asked]:
+    given = request.reserved.get("config")
+    if not request.words:
+        config, composed = load_config(given, request.overrides, places_needed=False)
+        return [_Asked(composed.name if given else config.model.name, config)]
+    plugins = [word for word in request.overrides if word.startswith("plugins=")]
+    if given or plugins:
+        # Their models can be named too.
+        load_plugins(compose(given, plugins))
+    return [_Asked(word, _config_of(word, given, request.overrides)) for word in request.words]
+
+
+def _config_of(word: str, given: str | None, overrides: Sequence[str]) -> Config:
+    """What a plain word means: a model with its own defaults in the default recipe or in config=; a recipe; a file."""
+    if word in MODELS:
+        # What a recipe says of its own model is dropped where another is chosen: so one is, first.
+        other = next(name for name in MODELS.names() if name != word)
+        return load_config(given, [f"model={other}", f"model={word}", *overrides], places_needed=False)[0]
+    if given is not None:
+        raise UserError(
+            f"unknown model {word!r}; {did_you_mean(word, MODELS.names())} (beside config= only models can be named)"
+        )
+    if word not in recipes() and not word.endswith((".yaml", ".yml")) and "/" not in word:
+        known = [*MODELS.names(), *recipes()]
+        raise UserError(f"there is no model and no recipe {word!r}; {did_you_mean(word, known)}")
+    return load_config(word, overrides, places_needed=False)[0]
+
+
+def _summarise(asked: _Asked, shape: tuple[int, int, int] | None, classes: int | None) -> Subject:
+    import torch
+
+    from dlrun.build import build_model, build_optimizer
+    from dlrun.summary import summarise
+    from dlrun.summary_text import Subject
+
+    config = asked.config
+    shape, classes = _shape_and_classes(config, shape, classes)
+    # Each micro-batch keeps its own activations only.
+    batch = -(-config.data.batch_size // config.trainer.accumulate)
+
+    def count(device: str) -> Subject:
+        with torch.device(device):
+            model = build_model(config, shape, classes, torch.device(device))
+        optimizer = build_optimizer(config, model) if device == "meta" else None
+        result = summarise(model, shape, batch, optimizer)
+        return Subject(asked.name, config.model.name, classes, config.trainer.precision, result)
+
+    try:
+        return count("meta")
+    except RuntimeError:
+        # The model computes with values, in its constructor or on its way: let it.
+        return count("cpu")
+
+
+def _shape_and_classes(
+    config: Config, shape: tuple[int, int, int] | None, classes: int | None
+) -> tuple[tuple[int, int, int], int]:
+    """What was given, and for the rest what the data tell without being read."""
+    from dlrun.data.shape import shape_of
+
+    if shape is not None and classes is not None:
+        return shape, classes
+    known = shape_of(config.data.name, config.data.params)
+    if known is None and shape is None:
+        raise UserError(
+            f"data {config.data.name!r} cannot tell the shape of its images without reading them; "
+            "give it with input=CxHxW, and classes=K"
+        )
+    found = classes if known is None or classes is not None else known.classes
+    if found is None:
+        raise UserError(
+            f"data {config.data.name!r} cannot tell the number of classes here; give it with classes=K, or set "
+            "data.root to the folder of the data"
+        )
+    if shape is None:
+        assert known is not None
+        shape = known.input_shape
+    return shape, found

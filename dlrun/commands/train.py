@@ -1,0 +1,299 @@
+"""``dlrun train``: compose, check, build, train, report."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from dlrun.commands.request import Request
+from dlrun.config.compose import Composed, compose_saved
+from dlrun.config.load import finish, load_config
+from dlrun.config.rerun import RESUME_MAY_CHANGE, refuse_changes
+from dlrun.config.schema import Config
+from dlrun.config.sources import read_yaml
+from dlrun.config.validate import explain
+from dlrun.errors import EXIT_DONE, EXIT_RESUMABLE, ConfigError, NonFiniteError, UserError
+from dlrun.logs import start_console, start_file, stop_file
+from dlrun.runfolder import RunFolder, create_run_folder, newest_run_folder, open_run_folder
+
+if TYPE_CHECKING:
+    from dlrun.train.fit import Fit
+
+log = logging.getLogger("dlrun")
+
+_SAME_EXPERIMENT = (
+    "a resumed run continues the same experiment; start a new run to change this (dlrun train config={} ...)"
+)
+
+
+def train(request: Request) -> int:
+    """Train, or resume, one run.
+
+    Returns:
+        0 when the training is done, 75 when it was stopped and can be resumed.
+
+    Raises:
+        UserError: for wrong input, and when the loss became NaN.
+    """
+    started = time.time()
+    start_console()
+    resume = request.reserved.get("resume")
+    if resume is not None and "config" in request.reserved:
+        raise ConfigError(["resume= and config= exclude each other: a resumed run has its own configuration"])
+    folder = None if resume is None else _folder_to_resume(resume, request.overrides)
+    if folder is None:
+        config, composed = load_config(request.reserved.get("config"), request.overrides)
+    else:
+        config, composed = _saved_config(folder, request.overrides)
+    if request.print_config:
+        print(explain(composed, config))
+        return EXIT_DONE
+    return _train(config, composed, folder, request, started)
+
+
+def _train(config: Config, composed: Composed, folder: RunFolder | None, request: Request, started: float) -> int:
+    # torch is imported here: a mistake in the configuration was told before, within half a second.
+    from dlrun.build import build_fit, prepare
+    from dlrun.commands.explaining import explaining
+    from dlrun.train.loop import train as run_loop
+    from dlrun.train.signals import stop_on_signal
+
+    with explaining(config):
+        prepared = prepare(config)
+        if folder is None:
+            name = config.run.name or composed.name
+            fit = build_fit(config, prepared, lambda: create_run_folder(config.run.root, name, config.to_tree()))
+            fit.run.lock()
+        else:
+            folder.lock()
+            existing = folder
+            fit = build_fit(config, prepared, lambda: existing)
+    run = fit.run
+    handler = start_file(run.path / "log.txt")
+    try:
+        with stop_on_signal(fit.state), explaining(config):
+            if folder is None:
+                _record_start(fit, request)
+            else:
+                _resume(fit, request)
+            _announce(fit, resumed=folder is not None)
+            try:
+                run_loop(fit)
+            finally:
+                fit.train.close()
+                if fit.val is not None:
+                    fit.val.close()
+            return _end(fit, started)
+    except Exception as error:
+        handler.emit(
+            log.makeRecord(log.name, logging.ERROR, __file__, 0, "%s: %s", (type(error).__name__, error), _info(error))
+        )
+        raise
+    finally:
+        stop_file(handler)
+        run.unlock()
+
+
+def _info(error: Exception) -> Any:
+    """The traceback goes to log.txt, except for the user's own mistakes."""
+    return None if isinstance(error, UserError) else (type(error), error, error.__traceback__)
+
+
+def _folder_to_resume(resume: str, overrides: Sequence[str]) -> RunFolder:
+    if resume != "auto":
+        path = Path(resume).expanduser()
+        return open_run_folder(path.parent if path.name == "config.yaml" else path)
+    root = load_config(None, [word for word in overrides if word.startswith("run.root=")])[0].run.root
+    return open_run_folder(newest_run_folder(root))
+
+
+def _saved_config(folder: RunFolder, overrides: Sequence[str]) -> tuple[Config, Composed]:
+    path = folder.path / "config.yaml"
+    tree, _ = read_yaml(path, str(path))
+    # The recorded place of a plug-in may not exist here: the one given now must be used from the first.
+    plugins = [word for word in overrides if word.startswith("plugins=")]
+    old = finish(compose_saved(tree, str(path), folder.path, plugins))
+    composed = compose_saved(tree, str(path), folder.path, overrides)
+    new = finish(composed)
+    refuse_changes(old.to_tree(), new.to_tree(), RESUME_MAY_CHANGE, _SAME_EXPERIMENT.format(folder.path))
+    return new, composed
+
+
+def _record_start(fit: Fit, request: Request) -> None:
+    from dlrun.reproducibility import environment
+
+    words = [*(f"{key}={value}" for key, value in request.reserved.items()), *request.overrides]
+    try:
+        fit.run.write_text("overrides.txt", "".join(f"{word}\n" for word in words))
+        fit.run.write_json("env.json", {"seed": fit.config.seed, **environment(fit.device), "resumed": []})
+        # Last: a folder with a config.yaml is a run that can be resumed.
+        fit.run.write_text("config.yaml", yaml.safe_dump(fit.config.to_tree(), sort_keys=False))
+    except OSError as error:
+        raise UserError(f"run folder {fit.run.path}: cannot be written: {error.strerror}") from None
+
+
+def _resume(fit: Fit, request: Request) -> None:
+    import json
+
+    import torch
+
+    from dlrun.checkpoint import load_newest
+    from dlrun.reproducibility import environment
+
+    found = load_newest(fit.run.checkpoints)
+    if found is None:
+        log.info("resume: there is no checkpoint yet, so the run starts from its beginning")
+        return
+    path, payload, complaints = found
+    for complaint in complaints:
+        log.warning("%s", complaint)
+    if complaints:
+        log.warning("going on from %s", path.name)
+    refuse_changes(payload["config"], fit.config.to_tree(), RESUME_MAY_CHANGE, _SAME_EXPERIMENT.format(fit.run.path))
+    fit.resume(payload)
+    if fit.state.step > fit.total_steps:
+        trained = -(-fit.state.step // fit.steps_per_epoch)
+        raise UserError(f"trainer.epochs={fit.config.trainer.epochs} is less than the {trained} epochs already trained")
+    record = fit.run.path / "env.json"
+    env = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {"resumed": []}
+    threads = torch.get_num_threads()
+    if fit.device.type == "cpu" and env.get("threads", threads) != threads:
+        log.warning(
+            "the run was started with %d CPU threads and goes on with %d, so its numbers can differ in the last bits; "
+            "set trainer.threads=%d for an exact continuation",
+            env["threads"],
+            threads,
+            env["threads"],
+        )
+    env["resumed"].append({"step": fit.state.step, "overrides": list(request.overrides), **environment(fit.device)})
+    try:
+        fit.run.write_json("env.json", env)
+        if request.overrides:
+            fit.run.write_text("config.yaml", yaml.safe_dump(fit.config.to_tree(), sort_keys=False))
+    except OSError as error:
+        raise UserError(f"run folder {fit.run.path}: cannot be written: {error.strerror}") from None
+
+
+def _announce(fit: Fit, *, resumed: bool) -> None:
+    config, data, state = fit.config, fit.data, fit.state
+    parameters = sum(parameter.numel() for parameter in fit.model.parameters())
+    sizes = [f"{len(data.train):,} train"]
+    sizes += [f"{len(split):,} {name}" for name, split in (("val", data.val), ("test", data.test)) if split is not None]
+    log.info("run folder  %s", _shown(fit.run.path))
+    log.info(
+        "model       %s, %s parameters; data %s (%s; %d classes, %s); %s",
+        config.model.name,
+        f"{parameters:,}",
+        config.data.name,
+        " / ".join(sizes),
+        len(data.classes),
+        "x".join(str(side) for side in data.input_shape),
+        fit.device,
+    )
+    if resumed and state.step:
+        log.info("resumed     at step %d of %d (epoch %d)", state.step, fit.total_steps, state.epoch + 1)
+
+
+def _end(fit: Fit, started: float) -> int:
+    """What comes after the loop: say why it ended, test the best checkpoint once, report."""
+    stop = fit.state.stop
+    run = _shown(fit.run.path)
+    if stop is not None and stop.reason == "diverged":
+        saved = (
+            "the last good checkpoint is kept" if (fit.run.checkpoints / "last.pt").is_file() else "nothing was saved"
+        )
+        raise NonFiniteError(f"{stop.message}. Run folder {run} ({saved})", fit.state.step)
+    if stop is not None and stop.reason in ("signal", "max_time"):
+        step = fit.state.saved_step
+        note = "no checkpoint is saved" if step is None else f"the checkpoint of step {step} is saved"
+        log.info("stopped     %s at step %d of %d; %s", stop.message, fit.state.step, fit.total_steps, note)
+        log.info("go on with  dlrun train resume=%s", shlex.quote(run))
+        _write_report(fit, {"status": "stopped", "stop": stop.message, "step": fit.state.step})
+        return EXIT_RESUMABLE
+    if stop is not None:
+        log.info("stopped     early: %s", stop.message)
+    results = _results(fit, started)
+    try:
+        fit.run.write_json("results.json", results)
+    except OSError as error:
+        log.warning("results.json cannot be written: %s", error.strerror)
+    _summary(fit, results, run)
+    _write_report(fit, results)
+    return EXIT_DONE
+
+
+def _results(fit: Fit, started: float) -> dict[str, Any]:
+    from dlrun.build import build_eval_loader
+    from dlrun.checkpoint import load
+    from dlrun.errors import CheckpointError
+    from dlrun.train.evaluate import evaluate
+    from dlrun.train.fit import load_weights
+
+    results: dict[str, Any] = {
+        "status": "done",
+        "stop": None if fit.state.stop is None else fit.state.stop.message,
+        "step": fit.state.step,
+        "epochs": fit.state.epoch,
+        "seconds": round(time.time() - started, 2),
+        "last": dict(fit.state.metrics),
+    }
+    best = fit.run.checkpoints / "best.pt"
+    name = "last weights"
+    if best.is_file():
+        try:
+            payload = load(best)
+            load_weights(fit.model, payload["model"])
+            name = "best checkpoint"
+            results["best"] = {"step": payload["state"]["step"], **payload["state"]["metrics"]}
+        except CheckpointError as error:
+            log.warning("%s; the last weights are tested instead", error)
+    if fit.data.test is not None:
+        loader = build_eval_loader(fit.config, fit.data.test, fit.statistics, fit.device)
+        try:
+            results["test"] = evaluate(fit.model, loader, fit.task, fit.config.trainer.precision, fit.device)
+        finally:
+            loader.close()
+        results["tested"] = name
+    return results
+
+
+def _summary(fit: Fit, results: Mapping[str, Any], run: str) -> None:
+    from dlrun.report import score_cell, score_rows
+
+    names = ["loss", *fit.task.metrics]
+    log.info("")
+    log.info("  %-18s%s", "", "".join(f"{name:>10}" for name in names))
+    for label, values, note in score_rows(results):
+        cells = "".join(f"{score_cell(name, values.get(name)):>10}" for name in names)
+        log.info("  %-18s%s   %s", label, cells, note)
+    log.info("")
+    log.info("done in %.1f s: %s", results["seconds"], run)
+    if any(fit.run.checkpoints.glob("*.pt")):
+        split = "" if "test" in results else " split=val" if fit.val is not None else " split=train"
+        log.info("evaluate    dlrun eval checkpoint=%s%s", shlex.quote(run), split)
+    log.info("curves      %s", shlex.quote(f"{run}/report.html"))
+    if "tensorboard" in fit.callbacks:
+        log.info("            tensorboard --logdir %s", shlex.quote(f"{run}/tensorboard"))
+
+
+def _write_report(fit: Fit, results: Mapping[str, Any]) -> None:
+    from dlrun.report import write_report
+
+    try:
+        write_report(fit.run, fit.config.to_tree(), results)
+    except Exception as error:
+        # Whatever is wrong with drawing: the run is done, and its results are written.
+        log.warning("report.html cannot be written: %s", error)
+
+
+def _shown(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

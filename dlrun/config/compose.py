@@ -1,0 +1,311 @@
+"""From a recipe or YAML file and overrides to one tree: Hydra composes the groups, then the layers are merged.
+
+Layers, each winning over those before it: ``configs/`` (Hydra's groups, each with the chosen option); the recipe or
+the user's file, after the files that its ``defaults:`` list names; the ``debug`` mode; the overrides of the command
+line.
+
+Choosing a component by its group (``optimizer=adamw``) and by its name (``optimizer.name=adamw``, or ``name:`` in a
+file) are the same thing: what a file said of the component that was chosen before does not leak into the new one. What
+was typed on the command line always counts, before or after the choice.
+
+Without ``config=`` the file is the recipe :data:`DEFAULT_RECIPE`; but what it says was chosen for its data, so when the
+command line chooses other data (``data=cifar10``) there is no file, and the experiment starts from the bare defaults.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from dlrun.config.groups import (
+    DEBUG,
+    component_of,
+    compose_groups,
+    default_options,
+    groups,
+    option_file,
+    option_layer,
+    options,
+    shadowed,
+)
+from dlrun.config.merge import merge
+from dlrun.config.overrides import parse_overrides
+from dlrun.config.schema import component_groups
+from dlrun.config.sources import KeyPath, Layer, Provenance, display_path, read_yaml
+from dlrun.errors import ConfigError, did_you_mean
+from dlrun.registry import REGISTRIES
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+DEFAULT_RECIPE = "digits"
+"""What is trained when no config is named, and no other data."""
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A composed configuration, not yet checked.
+
+    Attributes:
+        name: short name of the experiment: the recipe's or the file's; without one, that of the data.
+        tree: plain values, interpolations resolved; missing required values are ``???``.
+        provenance: where each value came from.
+        problems: what went wrong on the way: overrides that do not parse, options that do not exist.
+        broken: values that cannot be resolved, with what is wrong; they are null in the tree.
+    """
+
+    name: str
+    tree: dict[str, Any]
+    provenance: Provenance
+    problems: tuple[str, ...] = ()
+    broken: Mapping[KeyPath, str] = field(default_factory=dict)
+
+
+def recipes() -> list[str]:
+    """Names of the recipes that come with dlrun."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def compose(config: str | None, overrides: Sequence[str]) -> Composed:
+    """Compose an experiment.
+
+    Args:
+        config: name of a recipe, path of a YAML file or of a run folder; None for the default recipe, or for the bare
+            defaults if an override chooses other data than the recipe's.
+        overrides: ``key=value`` in Hydra's syntax.
+
+    Raises:
+        ConfigError: for files that cannot be read. Problems with single values are collected in the result instead.
+    """
+    recipe = RECIPES / f"{DEFAULT_RECIPE}.yaml"
+    path = recipe if config is None else _find(config, Path.cwd(), f"config={config}")
+    # runs/<name>/config.yaml: the folder says more than the file.
+    name = path.parent.name if path.stem == "config" else path.stem
+    files, problems = _read_chain(path)
+    # That of the last file first; a dict, because several files may lie in one folder.
+    folders = list(dict.fromkeys(layer.base for layer in reversed(files) if layer.base is not None))
+    typed, wrong = parse_overrides(overrides)
+    problems += wrong
+    for layer in [*files, *typed]:
+        problems += _take_choices(layer, folders)
+    data = _choices(typed).get("data")
+    if config is None and data is not None and data != _choices(files).get("data"):
+        # The recipe's batch size, rate, augmentation and threads were chosen for its own data.
+        files, name = [], data
+    choices = _choices([*files, *typed])
+    debug = choices.pop(DEBUG, "")
+    modes = [replace(option_layer(DEBUG, debug, folders), soft=True)] if debug else []
+    _drop_replaced(files, [*modes, *typed])
+    provenance = Provenance((*compose_groups(choices, folders), *files, *modes, *typed))
+    tree, broken = merge(provenance)
+    return Composed(name, tree, provenance, tuple(problems), broken)
+
+
+def without_foreign_options(composed: Composed) -> Composed:
+    """Leave out what a soft layer (a debug mode) says of options that the chosen components do not have.
+
+    The plug-ins must have been imported: only they know the options of their components.
+    """
+    layers = tuple(_fitting(layer, composed.tree) if layer.soft else layer for layer in composed.provenance.layers)
+    if layers == composed.provenance.layers:
+        return composed
+    provenance = Provenance(layers)
+    tree, broken = merge(provenance)
+    return replace(composed, tree=tree, provenance=provenance, broken=broken)
+
+
+def _fitting(layer: Layer, tree: Mapping[str, Any]) -> Layer:
+    fitting = dict(layer.tree)
+    for group, common in component_groups().items():
+        section, chosen = fitting.get(group), tree.get(group)
+        name = chosen.get("name") if isinstance(chosen, dict) else None
+        if isinstance(section, dict) and isinstance(name, str) and name in REGISTRIES[group]:
+            known = {"name", *common, *(option.name for option in REGISTRIES[group].entry(name).options)}
+            fitting[group] = {key: value for key, value in section.items() if key in known}
+    return replace(layer, tree=fitting)
+
+
+def compose_saved(tree: Mapping[str, Any], label: str, folder: Path, overrides: Sequence[str]) -> Composed:
+    """A complete tree that dlrun saved (in a run folder or a checkpoint), with overrides on top.
+
+    Args:
+        tree: what :meth:`dlrun.config.schema.Config.to_tree` gave; nothing of ``configs/`` is added.
+        label: where it was saved, for messages.
+        folder: folder against which its relative paths are resolved; saved paths are absolute. Its plug-ins are not
+            looked for there, see :func:`dlrun.config.plugins.import_saved_plugins`.
+        overrides: ``key=value`` in Hydra's syntax; single values only, since nothing is known here of the options of
+            a component that was not chosen when the tree was saved.
+    """
+    typed, problems = parse_overrides(overrides)
+    problems += _refuse_choices(tree, typed)
+    provenance = Provenance((Layer(label, copy.deepcopy(dict(tree)), folder, saved=True), *typed))
+    merged, broken = merge(provenance)
+    return Composed(folder.name, merged, provenance, tuple(problems), broken)
+
+
+def _refuse_choices(saved: Mapping[str, Any], typed: Sequence[Layer]) -> list[str]:
+    """Take choices of components and options of groups out of the overrides of a saved tree; returns what is wrong."""
+    components = component_groups()
+    problems: list[str] = []
+    refused: set[str] = set()
+    for layer in typed:
+        for group, value in list(layer.tree.items()):
+            if group == DEBUG and not value:
+                # No debug mode is what a saved tree has anyway.
+                del layer.tree[group]
+            chosen = value.get("name") if isinstance(value, dict) and group in components else value
+            if group not in groups() or not isinstance(chosen, str):
+                continue
+            section = saved.get(group)
+            if group in components and isinstance(section, dict) and chosen == section.get("name"):
+                if chosen is value:
+                    del layer.tree[group]
+                continue
+            refused.add(group)
+            problems.append(f"{layer.where((group,))}: {group}: {_why_refused(group, section)}")
+    # The values that go with a refused choice would only be wrong again.
+    for layer in typed:
+        for group in refused:
+            layer.tree.pop(group, None)
+    return problems
+
+
+def _why_refused(group: str, section: Any) -> str:
+    if group == DEBUG:
+        return "a debug mode is for new runs, not for a saved configuration"
+    if group in component_groups() and isinstance(section, dict):
+        why = f"the saved configuration has {section.get('name')!r}, which cannot be exchanged"
+    else:
+        why = "the saved configuration has values here, and a whole option cannot replace them"
+    example = {
+        "data": f"data.{'root' if isinstance(section, dict) and 'root' in section else 'workers'}=...",
+        "callbacks": "callbacks.progress=null",
+        "trainer": "trainer.threads=...",
+    }.get(group)
+    return f"{why}; start a new run to change it" if example is None else f"{why}; set single values, such as {example}"
+
+
+def _read_chain(path: Path, chain: tuple[Path, ...] = ()) -> tuple[list[Layer], list[str]]:
+    """A file with the files of its ``defaults:`` list, lowest first; and what is wrong with that list."""
+    # A recipe of dlrun lies in the installation: relative paths in it mean the current folder.
+    recipe = path.parent.samefile(RECIPES)
+    label = f"recipes/{path.name}" if recipe else display_path(path)
+    tree, lines = read_yaml(path, label)
+    layer = Layer(label, tree, None if recipe else path.parent, lines)
+    layers: list[Layer] = []
+    problems: list[str] = []
+    defaults = tree.pop("defaults", None)
+    if not isinstance(defaults, (list, type(None))):
+        problems.append(f"{layer.where(('defaults',))}: `defaults:` must be a list, as in Hydra, got {defaults!r}")
+        defaults = None
+    for i, item in enumerate(defaults or []):
+        where = layer.where(("defaults", str(i)))
+        if item == "_self_":
+            layers.append(layer)
+        elif item in ("config", "/config"):
+            # The defaults of dlrun itself are always there.
+            continue
+        elif isinstance(item, str):
+            other = _find(item.lstrip("/"), path.parent, where)
+            if other in (*chain, path):
+                raise ConfigError([f"{where}: {item!r} leads back to itself"])
+            above, wrong = _read_chain(other, (*chain, path))
+            layers += above
+            problems += wrong
+        elif isinstance(item, dict) and len(item) == 1:
+            ((key, option),) = item.items()
+            group = key.removeprefix("override ").removeprefix("optional ").strip().lstrip("/")
+            if group not in groups():
+                problems.append(f"{where}: unknown config group {group!r}; {did_you_mean(group, groups())}")
+            elif option is not None:
+                layer.choices[group] = str(option)
+        else:
+            problems.append(f"{where}: an entry of `defaults:` is a name or one `group: option`, got {item!r}")
+    # As in Hydra, a file wins over those that it names, unless its list says otherwise with _self_.
+    return (layers if any(known is layer for known in layers) else [*layers, layer]), problems
+
+
+def _find(config: str, folder: Path, where: str) -> Path:
+    if not config:
+        raise ConfigError([f"{where} is empty; give the name of a recipe or the path of a YAML file"])
+    path = (folder / config).expanduser()
+    if path.is_dir() and (path / "config.yaml").is_file():
+        return (path / "config.yaml").resolve()
+    for candidate in (path, path.parent / f"{path.name}.yaml"):
+        if candidate.is_file():
+            return candidate.resolve()
+    recipe = RECIPES / f"{config}.yaml"
+    if recipe.is_file():
+        return recipe
+    if path.is_dir():
+        raise ConfigError([f"{where}: {config!r} is a folder without a config.yaml; give a YAML file or a run folder"])
+    if config.endswith((".yaml", ".yml")) or "/" in config:
+        raise ConfigError([f"{where}: there is no file {config!r} (looked in {folder})"])
+    raise ConfigError(
+        [f"{where}: there is no recipe and no file {config!r} (looked in {folder}); {did_you_mean(config, recipes())}"]
+    )
+
+
+def _choices(layers: Sequence[Layer]) -> dict[str, str]:
+    return {group: option for layer in layers for group, option in layer.choices.items()}
+
+
+def _take_choices(layer: Layer, folders: Sequence[Path]) -> list[str]:
+    """Turn ``group: option`` and ``group: {name: option}`` of a layer into choices; returns what is wrong with them."""
+    components = component_groups()
+    for group in groups():
+        value = layer.tree.get(group)
+        if isinstance(value, str):
+            layer.choices[group] = value
+            if group in components:
+                layer.tree[group] = {"name": value}
+            else:
+                del layer.tree[group]
+        elif group in components and isinstance(value, dict) and isinstance(value.get("name"), str):
+            layer.choices.setdefault(group, value["name"])
+        elif group == DEBUG and group in layer.tree and not value:
+            # debug=null switches off the mode that a file asks for.
+            layer.choices[group] = ""
+            del layer.tree[group]
+    problems = []
+    for group, option in list(layer.choices.items()):
+        where = layer.where((group,))
+        own = shadowed(group, option, folders)
+        if own is not None:
+            problems.append(f"{where}: {display_path(own)} has the name of an option of dlrun; give it another name")
+        if group in components:
+            # An option of a group may configure a component of another name (model/tiny.yaml with `name: resnet`).
+            section = layer.tree.get(group)
+            if isinstance(section, dict) and section.get("name") == option:
+                section["name"] = component_of(group, option, folders)
+        elif option and option_file(group, option, folders) is None:
+            known = did_you_mean(option, options(group, folders))
+            problems.append(f"{where}: config group {group!r} has no option {option!r}; {known}")
+            del layer.choices[group]
+    return problems
+
+
+def _drop_replaced(files: Sequence[Layer], above: Sequence[Layer]) -> None:
+    """Forget what a file said of a section whose component, or whole option, a later layer replaced.
+
+    Args:
+        files: the recipe or the user's file, after those of its ``defaults:`` list.
+        above: the debug mode and the overrides; single values of theirs stay, whatever is chosen before or after them.
+    """
+    components = component_groups()
+    current = default_options()
+    layers = [*files, *above]
+    for i, layer in enumerate(layers):
+        for group, option in layer.choices.items():
+            if group == DEBUG or (group in components and current.get(group) == option):
+                continue
+            for j, earlier in enumerate(layers[:i]):
+                section = earlier.tree.get(group)
+                if j >= len(files) and group not in earlier.choices and isinstance(section, dict):
+                    continue
+                if isinstance(section, dict) and group in components:
+                    earlier.tree[group] = {k: v for k, v in section.items() if k in components[group]}
+                else:
+                    earlier.tree.pop(group, None)
+            current[group] = option

@@ -1,0 +1,200 @@
+"""The frozen configuration that a run is built from: plain dataclasses, nothing of OmegaConf.
+
+The docstring of a field is its documentation; its type is checked by :func:`dlrun.types.convert`. A section that
+chooses a component holds the component's ``name``, the options common to the whole group as fields, and the
+component's own options in ``params``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from dlrun.registry import CALLBACKS
+from dlrun.types import Duration, NonNegativeInt, PositiveDuration, PositiveFloat, PositiveInt, Range
+
+Precision = Literal["fp32", "bf16", "fp16"]
+Normalization = Literal["channel", "mean_image", "none"]
+Seed = Annotated[int, Range(ge=0, lt=2**63)]
+"""What torch's generators take."""
+
+
+@dataclass(frozen=True)
+class ComponentConfig:
+    """A component chosen by its registry name, with its checked options."""
+
+    name: str
+    params: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+
+
+@dataclass(frozen=True)
+class DataConfig(ComponentConfig):
+    """Which data, how they are split, and how they are fed."""
+
+    batch_size: PositiveInt
+    """Samples per optimizer step."""
+    eval_batch_size: PositiveInt
+    """Samples per forward pass in evaluation; changes speed and memory only."""
+    val_fraction: Annotated[float, Range(ge=0, lt=1)]
+    """Part of the training data held out for validation where the data bring no validation split of their own."""
+    split_seed: Seed
+    """Seed of the splits; separate from ``seed``, so that runs with several seeds see the same splits."""
+    normalize: Normalization
+    """Statistics subtracted and divided by, from the training split only."""
+    resident: bool | None
+    """True: all images on the device as uint8. False: streamed through worker processes. null: by size."""
+    workers: NonNegativeInt
+    """Worker processes of the streaming path; 0 reads in the main process."""
+    drop_last: bool
+    """Leave out the last, smaller batch of an epoch."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig(ComponentConfig):
+    """The optimizer and its decay rule."""
+
+    decay_norms_and_biases: bool
+    """Apply weight decay to biases and normalisation parameters too (parameters with fewer than two axes)."""
+
+
+@dataclass(frozen=True)
+class ScheduleConfig(ComponentConfig):
+    """The learning-rate schedule; a factor on the optimizer's lr."""
+
+    warmup: Duration
+    """Linear warmup in front of the schedule, in epochs or steps."""
+    warmup_start: Annotated[float, Range(ge=0, le=1)]
+    """Factor at the first step of the warmup."""
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """The loop."""
+
+    epochs: PositiveInt
+    """Passes over the training split."""
+    log_every: PositiveInt
+    """Steps between two readings of the metrics from the device."""
+    eval_every: PositiveDuration
+    """Epochs or steps between two evaluations on the validation split."""
+    precision: Precision
+    """Arithmetic of the forward pass: full fp32, or automatic mixed precision."""
+    channels_last: bool
+    """Keep images and convolution weights in NHWC order."""
+    compile: bool
+    """Compile the model with torch.compile."""
+    clip_norm: PositiveFloat | None
+    """Scale the gradient down to this L2 norm when it is longer."""
+    clip_value: PositiveFloat | None
+    """Clamp every gradient element to [-x, x]."""
+    accumulate: PositiveInt
+    """Split each batch into this many micro-batches whose gradients are added: less memory, the same step."""
+    deterministic: bool
+    """Use only deterministic algorithms on CUDA (slower); CPU runs always repeat bit for bit."""
+    threads: PositiveInt | None
+    """CPU threads of torch; null leaves torch's choice."""
+    limit_batches: PositiveInt | None
+    """Use only so many batches of each epoch and of each evaluation; for debugging."""
+    detect_nan: bool
+    """Check every step and name the operation that made the first NaN; several times slower; for debugging."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The run folder."""
+
+    root: Path
+    """Folder that holds the run folders."""
+    name: str
+    """Middle part of the run folder's name; empty takes the name of the config."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """One experiment, complete and checked."""
+
+    seed: Seed
+    """Seed of weights, order of the data, augmentation and dropout."""
+    device: str
+    """auto (cuda where there is one), cpu, cuda, or cuda:N."""
+    plugins: tuple[str, ...]
+    """Python modules or .py files that register components of the user's own."""
+    model: ComponentConfig
+    """The network."""
+    data: DataConfig
+    """The data."""
+    augment: tuple[ComponentConfig, ...]
+    """Augmentations of the training images, applied in this order."""
+    optimizer: OptimizerConfig
+    """The optimizer."""
+    schedule: ScheduleConfig
+    """The learning-rate schedule."""
+    loss: ComponentConfig
+    """The loss."""
+    task: ComponentConfig
+    """What a batch means and which metrics it has."""
+    callbacks: Mapping[str, ComponentConfig]
+    """Callbacks by name, called in this order; null or false switches one off."""
+    trainer: TrainerConfig
+    """The loop."""
+    run: RunConfig
+    """The run folder."""
+
+    def to_tree(self) -> dict[str, Any]:
+        """The configuration as a plain tree, the form that YAML, JSON and checkpoints hold.
+
+        Composing and checking this tree again gives an equal configuration.
+        """
+        tree: dict[str, Any] = _plain(self)
+        return tree
+
+
+def component_groups() -> dict[str, tuple[str, ...]]:
+    """Group -> its common options, for every section that chooses one component by ``name``."""
+    groups = {}
+    for name, cls in SECTIONS.items():
+        if issubclass(cls, ComponentConfig):
+            groups[name] = tuple(f.name for f in dataclasses.fields(cls) if f.name not in ("name", "params"))
+    return groups
+
+
+SECTIONS: dict[str, type[Any]] = {
+    "model": ComponentConfig,
+    "data": DataConfig,
+    "optimizer": OptimizerConfig,
+    "schedule": ScheduleConfig,
+    "loss": ComponentConfig,
+    "task": ComponentConfig,
+    "trainer": TrainerConfig,
+    "run": RunConfig,
+}
+"""Section of the tree -> its dataclass. The remaining keys are scalars, ``augment`` (a list) and ``callbacks``."""
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, ComponentConfig):
+        common = {
+            f.name: _plain(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if f.name not in ("name", "params")
+        }
+        return {"name": value.name, **common, **_plain(value.params)}
+    if dataclasses.is_dataclass(value) and not isinstance(value, (type, Duration)):
+        tree = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        if isinstance(value, Config):
+            # A callback's name is its key; repeating it inside would be a second place to get it wrong.
+            for params in tree["callbacks"].values():
+                del params["name"]
+            # Without this, those that were switched off would be on again when the tree is composed anew.
+            tree["callbacks"].update({name: None for name in CALLBACKS.names() if name not in tree["callbacks"]})
+        return tree
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (Path, Duration)):
+        return str(value)
+    return value

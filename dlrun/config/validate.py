@@ -1,0 +1,279 @@
+"""From a composed tree to the frozen :class:`~dlrun.config.schema.Config`, or one error that lists every problem."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from dlrun.config.compose import Composed
+from dlrun.config.groups import DEBUG, options
+from dlrun.config.merge import merge_into
+from dlrun.config.schema import (
+    SECTIONS,
+    ComponentConfig,
+    Config,
+    component_groups,
+)
+from dlrun.config.sources import KeyPath
+from dlrun.errors import ConfigError, did_you_mean
+from dlrun.registry import AUGMENTATIONS, CALLBACKS, REGISTRIES, Registry
+from dlrun.signatures import REQUIRED
+from dlrun.types import convert, describe, is_path
+
+# torch takes more digits and leading zeros for other devices, or fails.
+_DEVICE = re.compile(r"auto|cpu|cuda(:([0-9]|[1-9][0-9]))?")
+
+
+def validate(composed: Composed) -> Config:
+    """Check a composed tree against the schema and the registries.
+
+    The plug-ins must have been imported, so that the components they register are known.
+
+    Raises:
+        ConfigError: listing every problem: unknown keys, wrong types, values out of range, missing values,
+            unresolved interpolations, unknown components, and options that the chosen component does not have.
+    """
+    return _Validator(composed).config(composed.tree)
+
+
+class _Validator:
+    """Collects problems while it converts the tree."""
+
+    def __init__(self, composed: Composed) -> None:
+        self.provenance = composed.provenance
+        self.broken = composed.broken
+        self.problems = [*composed.problems, *composed.broken.values()]
+
+    def config(self, tree: Mapping[str, Any]) -> Config:
+        hints = typing.get_type_hints(Config, include_extras=True)
+        known = [*hints, DEBUG]
+        values: dict[str, Any] = {}
+        for key in tree:
+            if key == DEBUG:
+                self._add((key,), f"must be the name of a debug mode: {', '.join(options(DEBUG))}, got {tree[key]!r}")
+            elif key not in hints:
+                self._unknown((key,), known, self._nested_hint(key))
+        for key, annotation in hints.items():
+            path = (key,)
+            if key not in tree:
+                self._add(path, f"missing required section {key!r}")
+            elif key == "augment":
+                values[key] = self._augment(tree[key])
+            elif key == "callbacks":
+                values[key] = self._callbacks(tree[key])
+            elif key in SECTIONS:
+                values[key] = self._section(key, tree[key])
+            else:
+                values[key] = self._value(path, tree[key], annotation)
+        device = values.get("device")
+        if isinstance(device, str) and not _DEVICE.fullmatch(device):
+            self._add(("device",), f"must be auto, cpu, cuda or cuda:N, got {device!r}")
+        if self.problems:
+            raise ConfigError(self.problems)
+        values["plugins"] = tuple(values["plugins"])
+        return Config(**values)
+
+    def _section(self, key: str, tree: Any) -> Any:
+        cls = SECTIONS[key]
+        if not isinstance(tree, dict):
+            self._add((key,), f"must be a section with `name: value` lines below it, got {tree!r}")
+            return None
+        hints = typing.get_type_hints(cls, include_extras=True)
+        component = issubclass(cls, ComponentConfig)
+        fields = {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.name != "params"}
+        values = {}
+        for name, annotation in fields.items():
+            if name not in tree:
+                self._missing((key, name), describe(annotation))
+            else:
+                values[name] = self._value((key, name), tree[name], annotation)
+        rest = {name: value for name, value in tree.items() if name not in fields}
+        if not component:
+            for name in rest:
+                self._unknown((key, name), fields)
+        elif isinstance(values.get("name"), str):
+            values["params"] = self._params(REGISTRIES[key], values["name"], rest, (key,), common=fields)
+        return cls(**values) if len(values) == len(fields) + component else None
+
+    def _params(
+        self,
+        registry: Registry[Any],
+        name: str,
+        given: Mapping[str, Any],
+        path: KeyPath,
+        common: Iterable[str] = (),
+    ) -> dict[str, Any]:
+        """The component's own options, checked; paths resolved against the file that contains them."""
+        if name not in registry:
+            at = (*path, "name")
+            self._add(at, f"unknown {registry.kind} {name!r}; {did_you_mean(name, registry.names())}")
+            return {}
+        options = {option.name: option for option in registry.entry(name).options}
+        missing = [key for key, value in given.items() if value == "???"]
+        for key in missing:
+            if key in options:
+                self._missing((*path, key), options[key].wanted)
+        present = {key: value for key, value in given.items() if key not in missing}
+        values, problems = registry.check(name, present)
+        for key, message in problems:
+            if key in missing:
+                continue
+            if key not in options and key not in registry.runtime:
+                nearest = did_you_mean(key, [*options, *common]) or "it has no options"
+                self._report((*path, key), f"unknown key: {registry.kind} {name!r} has no option {key!r}; {nearest}")
+            else:
+                self._add((*path, key), message)
+        for key in values:
+            if is_path(options[key].annotation):
+                values[key] = self._absolute((*path, key), values[key])
+        return values
+
+    def _augment(self, tree: Any) -> tuple[ComponentConfig, ...]:
+        if not isinstance(tree, list):
+            self._add(("augment",), f"must be a list of augmentations, each {{name: ..., option: ...}}, got {tree!r}")
+            return ()
+        pipeline = []
+        for i, item in enumerate(tree):
+            path = ("augment", str(i))
+            if isinstance(item, str):
+                item = {"name": item}
+            if not isinstance(item, dict) or not isinstance(item.get("name"), str):
+                self._add(path, f"must be the name of an augmentation or {{name: ..., option: ...}}, got {item!r}")
+                continue
+            given = {key: value for key, value in item.items() if key != "name"}
+            pipeline.append(
+                ComponentConfig(item["name"], params=self._params(AUGMENTATIONS, item["name"], given, path))
+            )
+        return tuple(pipeline)
+
+    def _callbacks(self, tree: Any) -> dict[str, ComponentConfig]:
+        if not isinstance(tree, dict):
+            self._add(("callbacks",), f"must map names of callbacks to their options, got {tree!r}")
+            return {}
+        chosen = {}
+        for name, given in tree.items():
+            path = ("callbacks", name)
+            if name not in CALLBACKS:
+                self._unknown(path, CALLBACKS.names())
+            elif given is None or given is False:
+                continue
+            elif given is True or isinstance(given, dict):
+                params = self._params(CALLBACKS, name, {} if given is True else given, path)
+                chosen[name] = ComponentConfig(name, params=params)
+                if "monitor" in params and "mode" in params:
+                    self._check_mode(name, params)
+            else:
+                self._add(path, f"must be options, true, or null (off), got {given!r}")
+        return chosen
+
+    def _check_mode(self, name: str, params: Mapping[str, Any]) -> None:
+        """A callback's ``mode`` was said of one metric: refuse it when a later layer watches another one.
+
+        Otherwise ``callbacks.checkpoint.monitor=val/loss`` alone would keep the model with the greatest loss.
+        """
+        default = next(option.default for option in CALLBACKS.entry(name).options if option.name == "monitor")
+        monitor = said_of = default
+        for tree in self._layers_with_one_command_line():
+            callbacks = tree.get("callbacks", {})
+            given = callbacks.get(name, {}) if isinstance(callbacks, dict) else None
+            if not isinstance(given, dict):
+                # Switched off, or on with its defaults: what was said before is gone.
+                monitor = said_of = default
+                continue
+            monitor = given.get("monitor", monitor)
+            if "mode" in given:
+                said_of = monitor
+        # A mode without any metric, in a plug-in that has no default for it, holds for whatever metric is named.
+        if monitor != said_of and said_of is not REQUIRED:
+            self._add(
+                ("callbacks", name, "monitor"),
+                f"is now {params['monitor']}, but mode is still the {params['mode']} of {said_of}; say "
+                f"callbacks.{name}.mode=min or max too",
+            )
+
+    def _layers_with_one_command_line(self) -> list[dict[str, Any]]:
+        """The trees of the layers, lowest first; the overrides of the command line count as one layer."""
+        trees = [layer.tree for layer in self.provenance.layers if not layer.typed]
+        line: dict[str, Any] = {}
+        for layer in self.provenance.layers:
+            if layer.typed:
+                merge_into(line, layer.tree)
+        return [*trees, line]
+
+    def _value(self, path: KeyPath, value: Any, annotation: Any) -> Any:
+        if value == "???":
+            self._missing(path, describe(annotation))
+            return None
+        try:
+            result = convert(value, annotation)
+        except ValueError as error:
+            self._add(path, str(error))
+            return None
+        return self._absolute(path, result) if is_path(annotation) else result
+
+    def _absolute(self, path: KeyPath, value: Any) -> Any:
+        if isinstance(value, Path):
+            return Path(os.path.normpath(self.provenance.base(path) / value.expanduser()))
+        if isinstance(value, (list, tuple)):
+            return type(value)(self._absolute(path, item) for item in value)
+        return value
+
+    def _unknown(self, path: KeyPath, known: Iterable[str], hint: str = "") -> None:
+        self._report(path, f"unknown key; {hint or did_you_mean(path[-1], known)}")
+
+    def _missing(self, path: KeyPath, wanted: str) -> None:
+        key = ".".join(path)
+        self._add(path, f"missing required value: {wanted}; set it in your file, or with {key}=...")
+
+    def _nested_hint(self, key: str) -> str:
+        if "." in key:
+            first, rest = key.split(".", 1)
+            return f"in a file, write it nested: `{first}:` and below it, indented, `{rest}:`"
+        owners = [section for section, cls in SECTIONS.items() if key in cls.__dataclass_fields__]
+        owners += [
+            f"{group}"
+            for group in component_groups()
+            if any(key == o.name for n in REGISTRIES[group].names() for o in REGISTRIES[group].entry(n).options)
+        ]
+        places = sorted({f"{owner}.{key}" for owner in owners if key not in ("name", "params")})
+        return f"did you mean {' or '.join(places)}?" if places else ""
+
+    def _add(self, path: KeyPath, message: str) -> None:
+        """Report what is wrong with a value, unless the value is there only because another could not be resolved."""
+        if not any(path == other[: len(path)] for other in self.broken):
+            self._report(path, message)
+
+    def _report(self, path: KeyPath, message: str) -> None:
+        where = self.provenance.where(path)
+        self.problems.append(f"{where}: {'.'.join(path)}: {message}")
+
+
+def explain(composed: Composed, config: Config) -> str:
+    """The configuration as YAML, each value with the place it came from.
+
+    Args:
+        composed: the composition that ``config`` was validated from.
+        config: the checked configuration.
+    """
+    lines = list(_explained(config.to_tree(), (), composed.provenance.where))
+    width = min(max(len(text) for text, _ in lines), 60)
+    return "\n".join(f"{text:<{width}}  # {origin}" if origin else text for text, origin in lines)
+
+
+def _explained(node: Any, path: KeyPath, where: Callable[[KeyPath], str]) -> Iterator[tuple[str, str]]:
+    """Lines of YAML, each with the origin of its value; a line without a value has none."""
+    pad = "  " * len(path)
+    for key, value in node.items():
+        here = (*path, str(key))
+        if isinstance(value, dict) and value:
+            yield f"{pad}{key}:", ""
+            yield from _explained(value, here, where)
+        else:
+            text = value if isinstance(value, str) and re.fullmatch(r"[\w./+-]+", value) else json.dumps(value)
+            yield f"{pad}{key}: {text}", where(here)

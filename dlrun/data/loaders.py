@@ -1,0 +1,262 @@
+"""Loaders: batches of normalised images on the device, as a pure function of (seed, epoch, batch number).
+
+The work on the device is done for a *chunk* of several batches at once, so that its fixed costs are shared:
+gather, augment, normalise, then each batch is a slice. The size of a chunk depends on the batch and the image
+only (:mod:`dlrun.data.plan`), never on the machine, and its randomness is keyed by (seed, epoch, chunk); an
+epoch entered in the middle of a chunk computes that chunk whole and skips in it. Both loaders go through the
+same chunks and the same :class:`_Finish`, so they give the same batches bit for bit.
+
+    resident    order -> gather uint8 on the device ------------------+
+                                                                      +-> augment -> normalise -> slices
+    streaming   order -> workers read() uint8 -> copy to the device --+
+
+Letters used below: N images in the source, B images in a batch, C channels, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dlrun.augment.base import Augmentation, take
+from dlrun.data.order import generator
+from dlrun.data.plan import Plan
+from dlrun.data.source import ImageSource, array_of, decoded_bytes
+from dlrun.data.statistics import Statistics
+from dlrun.data.workers import ReadAhead
+from dlrun.errors import DataError
+
+RESIDENT_BYTES = 1 << 30
+"""Arrays up to this size are kept on the device unless the configuration says otherwise."""
+
+Batch = tuple[Tensor, Tensor]
+
+
+class BatchLoader(Protocol):
+    """Gives the batches of any epoch from any position.
+
+    Attributes:
+        batch_size: B.
+        num_samples: images in one epoch; less than the source's N if the last partial batch is dropped.
+        steps_per_epoch: batches in one epoch, >= 1.
+    """
+
+    batch_size: int
+    num_samples: int
+    steps_per_epoch: int
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch.
+
+        Args:
+            epoch: counted from 0.
+            start: number of the first batch wanted, in 0..steps_per_epoch.
+
+        Yields:
+            (inputs, targets): float32 (B, C, H, W) normalised, int64 (B,), both on the device. The last batch
+                may be
+            smaller. Inputs may be views of one chunk.
+
+        Raises:
+            ValueError: if ``epoch`` or ``start`` is out of range.
+            DataError: if a file cannot be decoded, or a worker died.
+        """
+        ...
+
+    def close(self) -> None:
+        """End the workers, if there are any. The loader can be used again: they are then started anew."""
+        ...
+
+
+class _Finish:
+    """From the uint8 images of a chunk to its batches."""
+
+    def __init__(self, plan: Plan, augment: Sequence[Augmentation], statistics: Statistics) -> None:
+        self.plan = plan
+        self.augment = tuple(augment)
+        self.statistics = statistics
+
+    def __call__(self, images: Tensor, labels: Tensor, epoch: int, chunk: int, skip: int) -> Iterator[Batch]:
+        if self.augment:
+            stream = generator(self.plan.seed, epoch, chunk, images.device)
+            for augmentation in self.augment:
+                images = augmentation(images, stream)
+        size = self.plan.batch_size
+        inputs = self.statistics.normalize(images[skip * size :] if skip else images)
+        targets = labels[skip * size :] if skip else labels
+        return zip(torch.split(inputs, size), torch.split(targets, size), strict=True)
+
+
+class ResidentLoader:
+    """All images lie on the device as uint8; no workers. See :class:`BatchLoader` and :func:`make_loader`."""
+
+    def __init__(
+        self,
+        source: ImageSource,
+        plan: Plan,
+        finish: _Finish,
+        device: torch.device,
+        channels_last: bool,
+    ) -> None:
+        self.batch_size, self.num_samples, self.steps_per_epoch = (
+            plan.batch_size,
+            plan.num_samples,
+            plan.steps,
+        )
+        self._plan, self._finish, self._device = plan, finish, device
+        array = array_of(source)
+        rows: Tensor | None = None
+        if array is None:
+            images, labels = source.read(range(len(source))), source.labels
+        else:
+            images, labels, rows = array[0].images, array[0].labels, array[1]
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        if rows is not None and (device.type != "cpu" or not images.is_contiguous(memory_format=layout)):
+            # A copy is made anyway: of the images of this split only.
+            images, labels, rows = images.index_select(0, rows), labels.index_select(0, rows), None
+        self._images = images.to(device).contiguous(memory_format=layout)
+        self._labels = labels.to(device)
+        # On the CPU the splits share one array, or one mapped file; these are the rows of this split.
+        self._rows = rows
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """See :meth:`BatchLoader.epoch`."""
+        plan = self._plan
+        chunk, skip = plan.enter(epoch, start)
+        order = self._order(epoch)
+        for number in range(chunk, plan.chunks):
+            low, high = plan.bounds(number)
+            if order is None:
+                images, labels = self._images[low:high], self._labels[low:high]
+            else:
+                picked = order[low:high]
+                images, labels = take(self._images, picked), self._labels.index_select(0, picked)
+            yield from self._finish(images, labels, epoch, number, skip)
+            skip = 0
+
+    def _order(self, epoch: int) -> Tensor | None:
+        if not self._plan.shuffle:
+            return self._rows
+        order = self._plan.order(epoch)
+        if self._rows is not None:
+            order = self._rows[order]
+        return order.to(self._device, non_blocking=True)
+
+    def close(self) -> None:
+        """See :meth:`BatchLoader.close`; there is nothing to end."""
+
+
+class StreamingLoader:
+    """Worker processes read ahead, one chunk at a time each. See :class:`BatchLoader` and
+    :func:`make_loader`.
+
+    One iterator at a time: a call of :meth:`epoch` ends the one before. The workers live from epoch to epoch,
+    and read ahead across its end.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        plan: Plan,
+        finish: _Finish,
+        device: torch.device,
+        channels_last: bool,
+        workers: int,
+    ) -> None:
+        self.batch_size, self.num_samples, self.steps_per_epoch = (
+            plan.batch_size,
+            plan.num_samples,
+            plan.steps,
+        )
+        self._plan, self._finish, self._device = plan, finish, device
+        self._layout = torch.channels_last if channels_last else torch.contiguous_format
+        pin = device.type == "cuda"
+        self._reads = ReadAhead(source, self._indices, plan.chunks, workers, pin, repeats=not plan.shuffle)
+
+    def _indices(self, epoch: int) -> Iterator[Tensor]:
+        order = self._plan.order(epoch)
+        for chunk in range(self._plan.chunks):
+            low, high = self._plan.bounds(chunk)
+            yield order[low:high]
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """See :meth:`BatchLoader.epoch`."""
+        plan, device = self._plan, self._device
+        chunk, skip = plan.enter(epoch, start)
+        if chunk == plan.chunks:
+            return
+        # Without shuffling all epochs are read alike, as epoch 0: what was read ahead at the end of one serves
+        # the next, whatever its number.
+        reads = self._reads.chunks(epoch if plan.shuffle else 0, chunk)
+        for number, (images, labels) in enumerate(reads, chunk):
+            images = images.to(device, non_blocking=True).contiguous(memory_format=self._layout)
+            yield from self._finish(images, labels.to(device, non_blocking=True), epoch, number, skip)
+            skip = 0
+
+    def close(self) -> None:
+        """See :meth:`BatchLoader.close`."""
+        self._reads.close()
+
+
+def make_loader(
+    source: ImageSource,
+    *,
+    batch_size: int,
+    seed: int,
+    shuffle: bool,
+    augment: Sequence[Augmentation] = (),
+    statistics: Statistics,
+    device: torch.device,
+    resident: bool | None = None,
+    workers: int = 0,
+    channels_last: bool = False,
+    drop_last: bool = False,
+) -> BatchLoader:
+    """Make the loader that fits the source.
+
+    Args:
+        source: N images.
+        batch_size: B >= 1.
+        seed: of the order and the augmentation; a change gives other ones, the same seed the same.
+        shuffle: whether each epoch has a random order; otherwise it is that of the source.
+        augment: applied one after the other to uint8 images on the device, before normalisation.
+        statistics: of the training split.
+        device: where the batches are wanted.
+        resident: keep all images on the device; None: if they are in an array of at most
+            :data:`RESIDENT_BYTES`.
+        workers: processes that read, for the streaming form; 0 reads in this process.
+        channels_last: give inputs in ``torch.channels_last`` memory format.
+        drop_last: leave out the last batch of an epoch if it is smaller than B.
+
+    Raises:
+        DataError: if there are no images, or less than one batch and ``drop_last``.
+        ValueError: if ``batch_size`` or ``workers`` is out of range.
+    """
+    total = len(source)
+    if batch_size < 1 or workers < 0:
+        raise ValueError(f"batch_size must be >= 1 and workers >= 0, got {batch_size} and {workers}")
+    if total == 0:
+        raise DataError("there are no images to load")
+    if drop_last and total < batch_size:
+        raise DataError(
+            f"a batch of {batch_size} is larger than the data ({total} images), so no batch is left: "
+            f"set data.batch_size to {total} or less, or data.drop_last=false"
+        )
+    channels, height, width = source.image_shape
+    plan = Plan(
+        num_samples=total - total % batch_size if drop_last else total,
+        batch_size=batch_size,
+        image_numbers=channels * height * width,
+        seed=seed,
+        shuffle=shuffle,
+        total=total,
+    )
+    finish = _Finish(plan, augment, statistics.to(device))
+    if resident is None:
+        resident = array_of(source) is not None and decoded_bytes(source) <= RESIDENT_BYTES
+    if resident:
+        return ResidentLoader(source, plan, finish, device, channels_last)
+    return StreamingLoader(source, plan, finish, device, channels_last, workers)

@@ -1,0 +1,56 @@
+"""What dlrun says: on the screen, and in the run folder's ``log.txt``."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+log = logging.getLogger("dlrun")
+
+
+class _Console(logging.Handler):
+    """Writes messages to stdout, warnings to stderr, around a progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        if record.levelno >= logging.WARNING:
+            text = f"warning: {text}"
+        stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+        bars = sys.modules.get("tqdm")
+        if bars is not None:
+            bars.tqdm.write(text, file=stream)
+        else:
+            print(text, file=stream)
+        stream.flush()
+
+
+def start_console() -> None:
+    """Show messages on the screen; safe to call again."""
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    if not any(isinstance(handler, _Console) for handler in log.handlers):
+        log.addHandler(_Console())
+
+
+def start_file(path: Path) -> logging.Handler:
+    """Write messages to a file too, with the time.
+
+    Args:
+        path: appended to.
+
+    Returns:
+        The handler, for :func:`stop_file`.
+    """
+    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    # A full disk must not print a traceback for every message.
+    handler.handleError = lambda record: None  # type: ignore[method-assign]
+    log.addHandler(handler)
+    return handler
+
+
+def stop_file(handler: logging.Handler) -> None:
+    """Stop writing to the file."""
+    log.removeHandler(handler)
+    handler.close()

@@ -1,0 +1,33 @@
+"""Losses of a batch. Every loss returns the mean over the batch in nats (or its own unit), as a scalar tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from dlrun.registry import LOSSES
+from dlrun.types import Range
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""(outputs, targets) -> mean loss over the batch."""
+
+
+@LOSSES.register
+def cross_entropy(*, label_smoothing: Annotated[float, Range(ge=0, lt=1)] = 0.0) -> Loss:
+    """Softmax cross entropy in nats; ln K at initialisation with K classes.
+
+    The loss maps logits (B, K) and labels (B,) in [0, K) to the mean of -log softmax(logits)[label].
+
+    Args:
+        label_smoothing: part of the target that is spread evenly over all classes, in [0, 1).
+
+    Source: Szegedy et al. 2016, "Rethinking the Inception architecture", section 7 (label smoothing).
+    """
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+
+    return loss

@@ -1,0 +1,150 @@
+"""Saving the run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dlrun import checkpoint as files
+from dlrun.registry import CALLBACKS
+from dlrun.train.fit import Callback, Fit, log
+from dlrun.train.monitor import better
+from dlrun.types import Mode, NonNegativeInt, PositiveDuration
+
+
+@CALLBACKS.register
+class checkpoint(Callback):  # named as in YAML
+    """Save the run: always the newest state and the best by a named metric, further ones on request.
+
+    Files in ``checkpoints/``: ``last.pt`` (after every evaluation, and at a stop), ``previous_last.pt`` (the one
+    before, in case the newest gets damaged), ``best.pt``, and ``step<N>.pt`` for the top k and the regular ones.
+
+    Args:
+        monitor: metric that decides which is best, such as val/accuracy or val/loss.
+        mode: whether the best is the smallest (min) or the largest (max).
+        top_k: keep this many of the best, >= 0; 0 or 1 keeps only best.pt.
+        every: also keep one each so many epochs, steps or minutes; null: never.
+        keep: of the regular ones, keep the newest so many, >= 0; null: all.
+    """
+
+    def __init__(
+        self,
+        *,
+        monitor: str = "val/accuracy",
+        mode: Mode = "max",
+        top_k: NonNegativeInt = 1,
+        every: PositiveDuration | None = None,
+        keep: NonNegativeInt | None = None,
+    ) -> None:
+        self.monitor = monitor
+        self.mode = mode
+        self.top_k = top_k
+        self.every = every
+        self.keep = keep
+        self.best: float | None = None
+        self.best_step = 0
+        self._top: list[list[Any]] = []  # [metric, file name], best first
+        self._regular: list[str] = []
+        self._former: list[str] = []  # the best by another metric, before that was changed: never deleted
+        self._regular_due = False
+        self._fresh: float | None = None  # the metric of an evaluation that was not saved yet
+        self._saved_at = time.monotonic()
+        self._out_of_space = False
+
+    def fit_start(self, fit: Fit) -> None:
+        """Clear what a killed process left behind."""
+        folder = fit.run.checkpoints
+        for path in folder.glob(".*.tmp"):
+            path.unlink()
+        for path in folder.glob("step*.pt"):
+            if path.name not in self._kept():
+                path.unlink()
+
+    def step_end(self, fit: Fit) -> None:
+        """Ask for a regular checkpoint when it is time."""
+        if self.every is None:
+            return
+        if self.every.is_time:
+            due = time.monotonic() - self._saved_at >= self.every.seconds
+        else:
+            due = fit.state.step % max(1, self.every.steps(fit.steps_per_epoch)) == 0
+        if due:
+            self._regular_due = True
+            self._saved_at = time.monotonic()
+            fit.state.request_checkpoint()
+
+    def eval_end(self, fit: Fit, metrics: Mapping[str, float]) -> None:
+        """Remember the metric for the checkpoint that follows."""
+        self._fresh = metrics.get(self.monitor)
+
+    def checkpoint(self, fit: Fit) -> None:
+        """Write the files; without space the old ones stay and the run goes on."""
+        name = f"step{fit.state.step}.pt"
+        links: list[Path] = []
+        before = self.best, self.best_step, list(self._top), list(self._regular)
+        if self._fresh is not None:
+            if better(self._fresh, self.best, self.mode):
+                self.best, self.best_step = self._fresh, fit.state.step
+                links.append(fit.run.checkpoints / "best.pt")
+            if self.top_k > 1 and self._fresh == self._fresh:
+                self._top.append([self._fresh, name])
+                self._top.sort(key=lambda item: item[0], reverse=self.mode == "max")
+                del self._top[self.top_k :]
+        if self._regular_due:
+            self._regular.append(name)
+            if self.keep is not None:
+                del self._regular[: len(self._regular) - self.keep]
+        if name in self._kept():
+            links.append(fit.run.checkpoints / name)
+        self._fresh, self._regular_due = None, False
+        try:
+            files.save(fit.run.checkpoints / "last.pt", fit.payload(), links=tuple(links))
+        except OSError as error:
+            self.best, self.best_step, self._top, self._regular = before
+            self._complain(fit, error)
+            return
+        fit.state.saved_step = fit.state.step
+        if self._out_of_space:
+            log.warning("checkpoints can be written again (step %d)", fit.state.step)
+            self._out_of_space = False
+        for path in fit.run.checkpoints.glob("step*.pt"):
+            if path.name not in self._kept():
+                path.unlink()
+
+    def _kept(self) -> set[str]:
+        return {str(name) for _, name in self._top} | set(self._regular) | set(self._former)
+
+    def _complain(self, fit: Fit, error: OSError) -> None:
+        if not self._out_of_space:
+            before = "; the one before is intact" if (fit.run.checkpoints / "last.pt").is_file() else ""
+            log.warning(
+                "no checkpoint was written at step %d: %s (%s)%s. The run goes on; make room before it ends",
+                fit.state.step,
+                error.strerror,
+                fit.run.checkpoints,
+                before,
+            )
+        self._out_of_space = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Best value so far and the list of kept files."""
+        return {
+            "monitor": [self.monitor, self.mode],
+            "best": self.best,
+            "best_step": self.best_step,
+            "top": self._top,
+            "regular": self._regular,
+            "former": self._former,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``; what was best by another metric says nothing about this one."""
+        self._regular = list(state["regular"])
+        self._former = list(state["former"])
+        if state["monitor"] == [self.monitor, self.mode]:
+            self.best, self.best_step = state["best"], state["best_step"]
+            self._top = [list(item) for item in state["top"]]
+        else:
+            self._former += [name for _, name in state["top"]]

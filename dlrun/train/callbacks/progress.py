@@ -1,0 +1,99 @@
+"""Progress on the screen."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from tqdm import tqdm
+
+from dlrun.registry import CALLBACKS
+from dlrun.train.fit import Callback, Fit
+from dlrun.train.fit import log as logger
+from dlrun.types import Duration
+
+
+@CALLBACKS.register
+class progress(Callback):  # named as in YAML
+    """Show loss, accuracy, learning rate, speed and remaining time: a bar on a terminal, else plain lines.
+
+    Args:
+        interval: at most one plain line in this time, in s, min or h; the last evaluation is always shown.
+
+    Raises:
+        ValueError: if the interval is in epochs or steps.
+    """
+
+    def __init__(self, *, interval: Duration = Duration(5, "s")) -> None:
+        self._interval = interval.seconds
+        self._bar: tqdm[Any] | None = None
+        self._printed_at = float("-inf")
+        self._started_at = 0.0
+        self._rate = 0.0
+
+    def fit_start(self, fit: Fit) -> None:
+        """Open the bar on a terminal."""
+        self._started_at = time.monotonic()
+        if sys.stderr.isatty():
+            self._bar = tqdm(
+                total=fit.total_steps, initial=fit.state.step, unit="step", dynamic_ncols=True, leave=False
+            )
+
+    def step_end(self, fit: Fit) -> None:
+        """Move the bar; tqdm itself redraws it ten times a second at most."""
+        if self._bar is not None:
+            self._bar.update(1)
+
+    def log(self, fit: Fit, metrics: Mapping[str, float]) -> None:
+        """Move the bar, or print a line if the last one is old enough."""
+        self._rate = metrics["time/samples_per_second"]
+        if self._bar is not None:
+            self._bar.set_description(f"epoch {fit.state.epoch + 1}/{fit.config.trainer.epochs}", refresh=False)
+            self._bar.set_postfix_str(self._numbers(metrics), refresh=False)
+        elif fit.state.batch < fit.steps_per_epoch:
+            # The end of an epoch has its own line, after the evaluation.
+            self._line(fit, metrics)
+
+    def eval_end(self, fit: Fit, metrics: Mapping[str, float]) -> None:
+        """A line with the validation metrics."""
+        self._line(fit, metrics, always=fit.state.step == fit.total_steps or fit.state.stop is not None)
+
+    def fit_end(self, fit: Fit) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def exception(self, fit: Fit, error: BaseException) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _numbers(self, metrics: Mapping[str, float]) -> str:
+        parts = [
+            f"{name} {value:.4g}" if "loss" in name else f"{name} {value:.2%}"
+            for name, value in metrics.items()
+            if name.split("/")[0] in ("train", "val") and name.split("/")[1] != "grad_norm"
+        ]
+        return ", ".join([*parts, *([f"lr {metrics['lr']:.3g}"] if "lr" in metrics else []), f"{self._rate:,.0f}/s"])
+
+    def _line(self, fit: Fit, metrics: Mapping[str, float], *, always: bool = False) -> None:
+        now = time.monotonic()
+        if not always and now - self._printed_at < self._interval:
+            return
+        self._printed_at = now
+        state = fit.state
+        done = state.step - state.first_step
+        left = (now - self._started_at) / max(done, 1) * (fit.total_steps - state.step)
+        shown = {name: value for name, value in metrics.items() if not name.endswith("top5")}
+        logger.info(
+            "epoch %*d/%d  step %d/%d  %s, ETA %s",
+            len(str(fit.config.trainer.epochs)),
+            state.epoch + 1,
+            fit.config.trainer.epochs,
+            state.step,
+            fit.total_steps,
+            self._numbers(shown),
+            tqdm.format_interval(left),
+        )

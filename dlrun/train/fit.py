@@ -1,0 +1,251 @@
+"""What a training run consists of, and the events that its callbacks hear."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from dlrun.config.schema import Config
+from dlrun.data.loaders import BatchLoader
+from dlrun.data.source import ImageData
+from dlrun.data.statistics import Statistics
+from dlrun.errors import CheckpointError
+from dlrun.meters import Meters, Reading
+from dlrun.optim.schedules import Schedule
+from dlrun.reproducibility import random_state, set_random_state
+from dlrun.runfolder import RunFolder
+from dlrun.tasks.base import Task
+from dlrun.train.state import State
+
+log = logging.getLogger("dlrun")
+
+EVENTS = (
+    "fit_start",
+    "epoch_start",
+    "step_end",
+    "log",
+    "eval_end",
+    "checkpoint",
+    "epoch_end",
+    "fit_end",
+    "exception",
+)
+
+
+class Callback:
+    """Reads the state, writes files, or requests a stop. Override the events you need.
+
+    The loop with its events, in the order in which they happen::
+
+        fit_start                                  once, after resuming
+        for each epoch:
+            epoch_start                            also when resumed in mid-epoch
+            for each batch:
+                forward, backward, optimizer step
+                step_end                           every step: must not read the device
+                log                                every `log_every` steps, before an evaluation and at the end of
+                                                   the epoch: the metrics were just read, once, from the device
+                eval_end                           every `eval_every`: after the evaluation (without a validation
+                                                   split: with the training metrics alone)
+                checkpoint                         after every eval_end, when a callback asked for it, and
+                                                   before a stop
+                leave, if a stop was requested
+            epoch_end                              after the last batch of the epoch
+        fit_end                                    whatever the reason of the end, but not after an exception
+        exception                                  instead of fit_end
+
+    A signal or time limit skips an evaluation that is due, because saving comes first. The resumed run makes up for it:
+    ``eval_end`` and ``checkpoint`` come right after ``fit_start``.
+
+    Non-finite losses and weights are noticed before ``eval_end`` and ``checkpoint``: a poisoned model is never written.
+    What must survive a resume goes through ``state_dict`` and ``load_state_dict``.
+    """
+
+    def fit_start(self, fit: Fit) -> None:
+        """Before the first step of this process."""
+
+    def epoch_start(self, fit: Fit) -> None:
+        """Before the first batch of an epoch."""
+
+    def step_end(self, fit: Fit) -> None:
+        """After an optimizer step. Called every step: no work on tensors here."""
+
+    def log(self, fit: Fit, metrics: Mapping[str, float]) -> None:
+        """After the metrics of the last steps were read; they are means over those steps."""
+
+    def eval_end(self, fit: Fit, metrics: Mapping[str, float]) -> None:
+        """After an evaluation; ``metrics`` holds ``val/...`` and the epoch's ``train/...`` so far."""
+
+    def checkpoint(self, fit: Fit) -> None:
+        """When the state of the run should be saved."""
+
+    def epoch_end(self, fit: Fit) -> None:
+        """After the last batch of an epoch."""
+
+    def fit_end(self, fit: Fit) -> None:
+        """After the last step."""
+
+    def exception(self, fit: Fit, error: BaseException) -> None:
+        """When the loop is left by an exception."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must survive a resume: tensors and plain values."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``."""
+
+
+@dataclass
+class Fit:
+    """The parts of a training run, as the loop drives them and callbacks see them.
+
+    Attributes:
+        config: the frozen configuration.
+        state: position and newest metrics.
+        model: the network, on ``device``; never the compiled wrapper.
+        forward: what the step calls: the model, or its compiled form.
+        task: loss and metrics of a batch.
+        optimizer: over ``model``'s trainable parameters.
+        schedule: step -> factor on the learning rates.
+        scaler: loss scaler of fp16, else None.
+        train: training batches.
+        val: validation batches; None without a validation split.
+        data: the data set.
+        statistics: of the training split.
+        device: where it runs.
+        callbacks: by name, in the order in which they are called.
+        run: the run folder.
+        meters: training metrics since the last reading.
+        epoch_reading: sums of the current epoch's readings.
+    """
+
+    config: Config
+    state: State
+    model: nn.Module
+    forward: nn.Module
+    task: Task
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    scaler: torch.amp.GradScaler | None
+    train: BatchLoader
+    val: BatchLoader | None
+    data: ImageData
+    statistics: Statistics
+    device: torch.device
+    callbacks: Mapping[str, Callback]
+    run: RunFolder
+    meters: Meters = field(init=False)
+    epoch_reading: Reading = field(default_factory=lambda: Reading({}, 0, []))
+
+    def __post_init__(self) -> None:
+        self.meters = Meters(self.task.score)
+        self.base_lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in one epoch."""
+        return self.train.steps_per_epoch
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        return self.steps_per_epoch * self.config.trainer.epochs
+
+    def payload(self) -> dict[str, Any]:
+        """Everything that a checkpoint holds."""
+        return {
+            "config": self.config.to_tree(),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "state": self.state.state_dict(),
+            "meters": self.meters.state_dict(),
+            "epoch_reading": [self.epoch_reading.sums, self.epoch_reading.samples],
+            "callbacks": {name: callback.state_dict() for name, callback in self.callbacks.items()},
+            "random": random_state(self.device),
+            "data": {
+                "classes": list(self.data.classes),
+                "input_shape": list(self.data.input_shape),
+                "statistics": self.statistics.state_dict(),
+                "train_samples": self.train.num_samples,
+            },
+        }
+
+    def resume(self, payload: Mapping[str, Any]) -> None:
+        """Go on exactly where the checkpoint was written.
+
+        Raises:
+            CheckpointError: if the data or the callbacks are not those of the checkpoint.
+        """
+        known, stored = payload["data"], Statistics.from_state(payload["data"]["statistics"])
+        same = (
+            list(self.data.classes) == known["classes"]
+            and list(self.data.input_shape) == known["input_shape"]
+            and torch.equal(self.statistics.mean.cpu(), stored.mean)
+            and torch.equal(self.statistics.std.cpu(), stored.std)
+        )
+        samples = known["train_samples"]
+        if samples != self.train.num_samples:
+            raise CheckpointError(
+                f"the checkpoint was trained on {samples} samples, but the training split now has "
+                f"{self.train.num_samples}: the data changed, so the run cannot be continued exactly; start a new run"
+            )
+        if not same:
+            raise CheckpointError(
+                "the data are not those that the checkpoint was trained on (their classes, their size or the "
+                "statistics of the training split differ), so the run cannot be continued exactly; start a new run"
+            )
+        load_weights(self.model, payload["model"])
+        self.optimizer.load_state_dict(payload["optimizer"])
+        if self.scaler is not None and payload["scaler"] is not None:
+            self.scaler.load_state_dict(payload["scaler"])
+        self.state.load_state_dict(payload["state"])
+        stop, tree = self.state.stop, self.config.to_tree()
+        if stop is not None and stop.reason == "early_stopping":
+            before, now = (t["callbacks"].get("early_stopping") for t in (payload["config"], tree))
+            if before != now:
+                # More patience, or none at all: the run goes on.
+                self.state.stop = None
+        self.meters.load_state_dict(payload["meters"], self.device)
+        sums, count = payload["epoch_reading"]
+        self.epoch_reading = Reading(sums, count, [])
+        for name, callback in self.callbacks.items():
+            if name in payload["callbacks"]:
+                callback.load_state_dict(payload["callbacks"][name])
+        set_random_state(payload["random"], self.device)
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Any]) -> None:
+    """Load a state dict, whatever wrapper wrote it.
+
+    Args:
+        model: receives the weights.
+        weights: parameter name -> tensor; the prefixes of torch.compile and of data-parallel wrappers are removed.
+
+    Raises:
+        CheckpointError: if names or shapes do not fit, naming the first few.
+    """
+    own = model.state_dict()
+    # A model may have a part that is itself called "module": only names that do not fit are changed.
+    clean = {
+        name if name in own else name.replace("_orig_mod.", "").removeprefix("module."): value
+        for name, value in weights.items()
+    }
+    problems = [f"missing {name}" for name in own if name not in clean]
+    problems += [f"unexpected {name}" for name in clean if name not in own]
+    problems += [
+        f"{name}: {tuple(clean[name].shape)} in the checkpoint, {tuple(own[name].shape)} in the model"
+        for name in own
+        if name in clean and own[name].shape != clean[name].shape
+    ]
+    if problems:
+        shown: Sequence[str] = problems[:5]
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise CheckpointError("the weights do not fit the model: " + "; ".join(shown) + more)
+    model.load_state_dict(clean)

@@ -1,0 +1,23 @@
+"""Comparing a metric with its best value so far."""
+
+from __future__ import annotations
+
+import math
+
+from dlrun.types import Mode
+
+
+def better(new: float, best: float | None, mode: Mode, min_delta: float = 0.0) -> bool:
+    """Whether ``new`` is an improvement on ``best``.
+
+    Args:
+        new: newest value; NaN is never better.
+        best: best value so far; None if there is none yet.
+        mode: whether small or large is good; never guessed from the metric's name.
+        min_delta: absolute improvement that counts, >= 0.
+    """
+    if math.isnan(new):
+        return False
+    if best is None:
+        return True
+    return new > best + min_delta if mode == "max" else new < best - min_delta

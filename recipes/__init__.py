@@ -1,0 +1,1 @@
+"""Recipes: complete experiments that override only what differs from the defaults in dlrun.configs."""

@@ -1,0 +1,59 @@
+"""What the pages say exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers import forgetting_plugins
+
+from dlrun.config.compose import recipes
+from dlrun.config.load import load_config
+from dlrun.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere_and_nothing_is_left_to_fill_in(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert "@@" not in text
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (page.parent / target).exists(), target
+
+
+def test_the_readme_names_every_recipe_and_no_other() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert (
+        sorted(re.findall(r"^\| `(\w+)` \| .* \| .* \|$", text.split("## Recipes")[1].split("##")[0], re.M))
+        == recipes()
+    )
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_every_recipe_is_a_valid_experiment_and_says_how_to_run_it(name: str) -> None:
+    text = (ROOT / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+    assert f"#   dlrun train config={name}" in text
+    try:
+        load_config(name, ["data.root=/data"])
+    except ConfigError:
+        load_config(name, [])
+
+
+def test_the_yaml_of_the_readme_is_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```yaml\n(.*?)```", text, re.S)
+    assert len(blocks) == 2
+    for block in blocks:
+        tree = yaml.safe_load(block)
+        if "plugins" in tree:
+            (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
+            Path("my_net.py").write_text(code, encoding="utf-8")
+        Path("my.yaml").write_text(block, encoding="utf-8")
+        with forgetting_plugins():
+            config, _ = load_config("my.yaml", [])
+        assert config.model.name == tree["model"]["name"]
