@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Each process has torch in memory: more of them would not fit beside each other everywhere.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint format types check bench clean
 
@@ -27,10 +29,10 @@ demo: $(VENV)/.installed ## set up and train on handwritten digits
 	$(BIN)/dlrun train
 
 test: $(VENV)/.installed-dev ## set up and pass the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-slow: $(VENV)/.installed-dev ## the long tests too (kill -9 in a loop, compilation, real CIFAR-10)
-	$(BIN)/python -m pytest -m 'slow or not slow'
+	$(BIN)/python -m pytest $(PARALLEL) -m 'slow or not slow'
 
 lint: $(VENV)/.installed-dev ## ruff: errors and format
 	$(BIN)/ruff check .
