@@ -11,6 +11,7 @@ from torch import nn
 
 from dlrun.allocator import keep_freed_memory
 from dlrun.config.schema import ComponentConfig, Config
+from dlrun.data.features import FeatureLoader
 from dlrun.data.loaders import BatchLoader, make_loader
 from dlrun.data.order import permutation
 from dlrun.data.source import ImageData, ImageSource, SubsetSource
@@ -36,6 +37,17 @@ from dlrun.runfolder import RunFolder
 from dlrun.tasks.base import Task
 from dlrun.train.fit import Callback, Fit
 from dlrun.train.state import State
+from dlrun.train.step import autocast
+from dlrun.transfer import (
+    ALL_BUT_HEAD,
+    Head,
+    compute_features,
+    freeze,
+    head_module,
+    learning_rate_factors,
+    start_from,
+)
+from dlrun.weights import Weights, load_weights, read_weights
 
 
 def _make(registry: Registry[Any], chosen: ComponentConfig, **runtime: Any) -> Any:
@@ -121,6 +133,28 @@ def build_model(config: Config, input_shape: tuple[int, int, int], num_classes: 
     return model.to(device, memory_format=layout)  # type: ignore[call-overload, no-any-return]
 
 
+def find_head(config: Config, model: nn.Module, input_shape: tuple[int, int, int], num_classes: int) -> Head | None:
+    """The layers of a model that depend on the number of classes; None if no option asks for them.
+
+    Raises:
+        UserError: if there are none.
+    """
+    asked = config.model.weights is not None or config.model.freeze == ALL_BUT_HEAD
+    if not asked and not {"head", "body"} & set(config.optimizer.lr_factors):
+        return None
+
+    def other(device: str) -> nn.Module:
+        with torch.random.fork_rng(devices=[]), torch.device(device):
+            net: nn.Module = _make(MODELS, config.model, input_shape=input_shape, num_classes=num_classes + 1)
+            return net
+
+    try:
+        return Head.between(model, other("meta"))
+    except (RuntimeError, NotImplementedError):
+        # It computes with values in its constructor.
+        return Head.between(model, other("cpu"))
+
+
 DATA_INIT_SAMPLES = 2048
 """Training images that a data-dependent initialisation sees."""
 
@@ -141,11 +175,27 @@ def build_task(config: Config, num_classes: int) -> Task:
     return task
 
 
-def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer over the trainable parameters, fused where torch has it."""
-    groups = parameter_groups(model, decay_norms_and_biases=config.optimizer.decay_norms_and_biases)
+def build_optimizer(config: Config, model: nn.Module, head: Head | None = None) -> torch.optim.Optimizer:
+    """The optimizer over the trainable parameters, fused where torch has it.
+
+    Args:
+        config: the checked configuration.
+        model: the network; what is frozen is left out.
+        head: of the model, if the learning rates depend on it.
+
+    Raises:
+        UserError: if there is nothing to train, or a learning rate is for a module that the model does not have.
+    """
+    chosen = config.optimizer
+    groups = parameter_groups(
+        model,
+        decay_norms_and_biases=chosen.decay_norms_and_biases,
+        lr=chosen.params.get("lr"),
+        factors=learning_rate_factors(model, chosen.lr_factors, head),
+    )
     if not groups:
-        raise UserError(f"model {config.model.name!r} has no trainable parameters")
+        frozen = "" if config.model.freeze is None else f": model.freeze={config.model.freeze} leaves none"
+        raise UserError(f"model {config.model.name!r} has no trainable parameters{frozen}")
     optimizer: torch.optim.Optimizer = _make(OPTIMIZERS, config.optimizer, params=groups, fused=can_fuse(model))
     return optimizer
 
@@ -212,25 +262,120 @@ def check_monitors(callbacks: Mapping[str, Callback], task: Task, *, validated: 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is known before the run folder is made."""
+    """What is known before the run folder is made.
+
+    Attributes:
+        device: where it will run.
+        data: the data set.
+        statistics: what images are normalised with.
+        weights: what a new run starts from; None if afresh, or if it goes on from a checkpoint.
+        saved: content of the checkpoint that the run goes on from; None for a new run.
+    """
 
     device: torch.device
     data: ImageData
     statistics: Statistics
+    weights: Weights | None = None
+    saved: Mapping[str, Any] | None = None
 
 
-def prepare(config: Config) -> Prepared:
+def prepare(config: Config, saved: Mapping[str, Any] | None = None) -> Prepared:
     """Choose the device and load the data: what can fail for reasons outside of the configuration.
 
+    Args:
+        config: the checked configuration.
+        saved: content of the checkpoint that the run will go on from; None for a new run.
+
     Raises:
-        UserError: if the device is absent, or the data are missing or damaged.
+        UserError: if the device is absent, or data or weights are missing or damaged, or do not fit each other.
     """
     set_determinism(deterministic=config.trainer.deterministic, threads=config.trainer.threads)
     device = resolve_device(config.device)
     if device.type == "cpu":
         keep_freed_memory()
+    _check_probe(config)
+    weights = read_weights(config.model) if saved is None else None
     data = build_data(config)
-    return Prepared(device, data, fit_statistics(data.train, config.data.normalize))
+    return Prepared(device, data, _statistics(config, data, weights, saved), weights, saved)
+
+
+def _check_probe(config: Config) -> None:
+    """Refuse options that have no meaning for features that are computed once."""
+    if not config.model.cache_features:
+        return
+    for wrong, remedy in (
+        (config.model.freeze != ALL_BUT_HEAD, "all else must be frozen: set model.freeze=all_but_head"),
+        (bool(config.augment), "each image is seen once, so there is nothing to augment: set augment=none"),
+    ):
+        if wrong:
+            raise UserError(f"model.cache_features=true: {remedy}, or cache_features=false")
+
+
+def _statistics(
+    config: Config, data: ImageData, weights: Weights | None, saved: Mapping[str, Any] | None
+) -> Statistics:
+    """Those of the training split, or those that the weights were trained with."""
+    kind = config.data.normalize
+    if kind != "weights":
+        return fit_statistics(data.train, kind)
+    if saved is not None:
+        return Statistics.from_state(saved["data"]["statistics"])
+    if weights is None:
+        raise UserError("data.normalize=weights: there are no weights; set model.weights, or data.normalize=channel")
+    found = weights.statistics
+    if found is None:
+        raise UserError(
+            f"data.normalize=weights: {weights.source} does not tell what its images were normalised with; "
+            "set data.normalize=channel"
+        )
+    channels = data.input_shape[0]
+    if channels == 1 and len(found.mean) == 3:
+        # Grey images are what the sum of the colour filters sees in an image of equal channels.
+        found = Statistics(found.kind, found.mean.mean(0, keepdim=True), found.std.mean(0, keepdim=True))
+    if len(found.mean) not in (1, channels) or found.mean.shape[1:] not in ((1, 1), data.input_shape[1:]):
+        raise UserError(
+            f"data.normalize=weights: {weights.source} was trained on images of another form "
+            f"({tuple(found.mean.shape)} means); set data.normalize=channel"
+        )
+    return found
+
+
+def _start(config: Config, model: nn.Module, prepared: Prepared, head: Head | None) -> str:
+    """Give a model the weights that training starts from; returns what the log says of them."""
+    if prepared.saved is not None:
+        load_weights(model, prepared.saved["model"])
+    elif prepared.weights is not None:
+        assert head is not None
+        return start_from(model, prepared.weights, head, config.model.head, prepared.data.classes)
+    return ""
+
+
+def _on_features(config: Config, fit: Fit, head: Head) -> None:
+    """Let a run train its head on what the frozen part gives for each image, computed once."""
+    device, precision = fit.device, config.trainer.precision
+    plain = build_eval_loader(config, fit.data.train, fit.statistics, device)
+    module = head_module(fit.model.eval(), head, next(iter(plain.epoch(0)))[0][:8])
+
+    def features(loader: BatchLoader, *, train: bool) -> BatchLoader:
+        try:
+            outputs, labels = compute_features(fit.model, module, loader, autocast(precision, device))
+        finally:
+            loader.close()
+        return FeatureLoader(
+            outputs,
+            labels,
+            batch_size=config.data.batch_size if train else config.data.eval_batch_size,
+            seed=config.seed,
+            shuffle=train,
+            drop_last=train and config.data.drop_last,
+        )
+
+    fit.train.close()
+    fit.train = features(plain, train=True)
+    if fit.val is not None:
+        fit.val = features(fit.val, train=False)
+    fit.evaluated = module
+    fit.forward = cast(nn.Module, torch.compile(module)) if config.trainer.compile else module
 
 
 def build_fit(config: Config, prepared: Prepared, open_run: Callable[[], RunFolder]) -> Fit:
@@ -251,7 +396,10 @@ def build_fit(config: Config, prepared: Prepared, open_run: Callable[[], RunFold
     seed_all(config.seed)
     model = build_model(config, data.input_shape, len(data.classes), device)
     init_from_data(config, model, prepared)
-    optimizer = build_optimizer(config, model)
+    head = find_head(config, model, data.input_shape, len(data.classes))
+    origin = _start(config, model, prepared, head)
+    frozen = freeze(model, config.model.freeze, head)
+    optimizer = build_optimizer(config, model, head)
     try:
         config.trainer.eval_every.steps(train.steps_per_epoch)
     except ValueError as error:
@@ -259,7 +407,7 @@ def build_fit(config: Config, prepared: Prepared, open_run: Callable[[], RunFold
     task = build_task(config, len(data.classes))
     callbacks = build_callbacks(config)
     check_monitors(callbacks, task, validated=val is not None)
-    return Fit(
+    fit = Fit(
         config=config,
         state=State(),
         model=model,
@@ -274,5 +422,11 @@ def build_fit(config: Config, prepared: Prepared, open_run: Callable[[], RunFold
         statistics=statistics,
         device=device,
         callbacks=callbacks,
-        run=open_run(),
+        frozen=frozen,
+        origin=origin,
     )
+    if config.model.cache_features:
+        assert head is not None
+        _on_features(config, fit, head)
+    fit.run = open_run()
+    return fit

@@ -80,6 +80,37 @@ def previous_of(path: Path) -> Path:
     return path.with_name(f"previous_{path.name}")
 
 
+def find(path: Path, option: str) -> Path:
+    """The checkpoint that a user means by a path.
+
+    Args:
+        path: a file, which is taken as it is; or a run folder or its ``checkpoints`` folder, whose best is taken, or
+            else the last.
+        option: how messages name the path.
+
+    Raises:
+        CheckpointError: if a folder holds no checkpoint.
+    """
+    place = path.expanduser()
+    if not place.is_dir():
+        return place
+    folder = place / "checkpoints" if (place / "checkpoints").is_dir() else place
+    for name in ("best.pt", "last.pt"):
+        if (folder / name).is_file():
+            return folder / name
+    raise CheckpointError(f"{option}={path}: the folder holds no checkpoint yet (looked for {folder}/best.pt)")
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file ends as the checkpoints of dlrun do; False if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _COMMENT_LENGTH))
+            return file.read().startswith(_MARK)
+    except OSError:
+        return False
+
+
 def load(path: Path) -> dict[str, Any]:
     """Read and verify a checkpoint; tensors on the CPU.
 

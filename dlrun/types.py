@@ -2,14 +2,15 @@
 
 An option's type is the annotation of a dataclass field or of a registered factory's parameter. Understood are
 ``bool``, ``int``, ``float``, ``str``, ``Path``, ``Duration``, ``Literal[...]``, ``X | None``, ``list[X]``,
-``tuple[X, ...]``, ``tuple[X, Y]``, ``dict[str, X]`` and ``Annotated[X, Range(...)]``; the names below are the common
-ranges.
+``tuple[X, ...]``, ``tuple[X, Y]``, ``dict[str, X]``, ``Mapping[str, X]`` and ``Annotated[X, Range(...)]``; the names
+below are the common ranges.
 """
 
 from __future__ import annotations
 
 import math
 import types
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -21,6 +22,7 @@ __all__ = [
     "Duration",
     "Fraction",
     "Mode",
+    "NameOrPath",
     "NonNegativeFloat",
     "NonNegativeInt",
     "Path",
@@ -67,6 +69,8 @@ PositiveFloat = Annotated[float, Range(gt=0)]
 NonNegativeFloat = Annotated[float, Range(ge=0)]
 Fraction = Annotated[float, Range(ge=0, le=1)]
 PositiveDuration = Annotated[Duration, Range(gt=0)]
+NameOrPath = Annotated[str, "name or path"]
+"""A text with a slash or a dot is a path, every other one a name (write ./x for the path of a plain x)."""
 Mode = Literal["min", "max"]
 """Whether small or large values of a metric are good."""
 
@@ -76,6 +80,8 @@ _PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: 
 def describe(annotation: Any) -> str:
     """Name a type in the words of an error message, such as ``a number > 0``."""
     origin, args = get_origin(annotation), get_args(annotation)
+    if annotation == NameOrPath:
+        return "a name or a path"
     if origin is Annotated:
         return f"{describe(args[0])} {args[1]}"
     if origin is Literal:
@@ -86,7 +92,7 @@ def describe(annotation: Any) -> str:
         return f"a list, each {describe(args[0])}"
     if origin is tuple:
         return "a list of " + ", ".join(describe(arg) for arg in args)
-    if origin is dict:
+    if origin in (dict, Mapping):
         return f"a mapping from names to {describe(args[1])}"
     if annotation is Duration:
         return "a duration such as 5ep, 500st or 30min"
@@ -95,7 +101,12 @@ def describe(annotation: Any) -> str:
 
 def is_path(annotation: Any) -> bool:
     """Whether the value is a file path (so a relative one is resolved against the file that contains it)."""
-    return annotation is Path or any(is_path(arg) for arg in get_args(annotation))
+    return annotation is Path or annotation == NameOrPath or any(is_path(arg) for arg in get_args(annotation))
+
+
+def looks_like_path(text: str) -> bool:
+    """Whether a :data:`NameOrPath` is a path."""
+    return any(mark in text for mark in "/.\\~")
 
 
 def is_supported(annotation: Any) -> bool:
@@ -105,7 +116,7 @@ def is_supported(annotation: Any) -> bool:
         return is_supported(args[0])
     if origin is Literal:
         return True
-    if origin in (Union, types.UnionType, list, tuple, dict):
+    if origin in (Union, types.UnionType, list, tuple, dict, Mapping):
         return all(is_supported(arg) for arg in args if arg not in (types.NoneType, Ellipsis))
     return annotation in (Any, bool, int, float, str, Path, Duration)
 
@@ -145,7 +156,7 @@ def convert(value: Any, annotation: Any) -> Any:
         return _convert_union(value, annotation, args)
     if origin in (list, tuple):
         return _convert_sequence(value, annotation, origin, args)
-    if origin is dict:
+    if origin in (dict, Mapping):
         if not isinstance(value, dict):
             raise ValueError(f"must be {describe(annotation)}, got {value!r}")
         return {str(key): convert(item, args[1]) for key, item in value.items()}

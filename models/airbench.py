@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Literal
 
 import torch
@@ -14,6 +15,18 @@ from dlrun.types import Annotated, PositiveFloat, PositiveInt, Range
 
 Activation = Literal["relu", "leaky_relu", "prelu", "elu", "gelu", "silu", "tanh", "sigmoid"]
 Start = Literal["dirac", "he", "xavier", "orthogonal", "small_gaussian", "constant", "lsuv", "default"]
+
+
+class ScaledLinear(nn.Linear):
+    """``factor * (W x)``: (B, inputs) to (B, outputs)."""
+
+    def __init__(self, inputs: int, outputs: int, factor: float) -> None:
+        super().__init__(inputs, outputs, bias=False)
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, inputs) to (B, outputs)."""
+        return self.factor * super().forward(x)
 
 
 @MODELS.register
@@ -84,12 +97,11 @@ class Airbench(nn.Module):
         filters = 2 * 4 * channels
         self.whitens = whiten
         self.init = init
-        self.score_scale = score_scale
         first = nn.Conv2d(channels, filters, 2)
-        layers: list[nn.Module] = [first, make_activation(activation)]
+        parts: OrderedDict[str, nn.Module] = OrderedDict(stem=nn.Sequential(first, make_activation(activation)))
         previous = filters
-        for width, pool in stages:
-            layers += [
+        for number, (width, pool) in enumerate(stages, start=1):
+            parts[f"stage{number}"] = nn.Sequential(
                 nn.Conv2d(previous, width, 3, padding=1, bias=False),
                 *([nn.MaxPool2d(2)] if pool else []),
                 nn.BatchNorm2d(width, momentum=momentum),
@@ -97,12 +109,12 @@ class Airbench(nn.Module):
                 nn.Conv2d(width, width, 3, padding=1, bias=False),
                 nn.BatchNorm2d(width, momentum=momentum),
                 make_activation(activation),
-            ]
+            )
             previous = width
-        self.features = nn.Sequential(*layers)
-        self.head = nn.Linear(previous, num_classes, bias=False)
-        for layer in layers[1:]:
-            if isinstance(layer, nn.Conv2d):
+        self.features = nn.Sequential(parts)
+        self.head = ScaledLinear(previous, num_classes, score_scale)
+        for layer in self.features.modules():
+            if isinstance(layer, nn.Conv2d) and layer is not first:
                 if init == "dirac":
                     nn.init.dirac_(layer.weight.data[: layer.in_channels])
                 else:
@@ -124,7 +136,7 @@ class Airbench(nn.Module):
             lsuv(self.features, images)
 
     def _whiten(self, images: Tensor) -> None:
-        first = self.features[0]
+        first = self.features.get_submodule("stem.0")
         assert isinstance(first, nn.Conv2d)
         with torch.no_grad():
             patches = images.float().unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5)
@@ -138,4 +150,4 @@ class Airbench(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to class scores (B, K)."""
-        return self.head(self.features(x).amax((2, 3))) * self.score_scale  # type: ignore[no-any-return]
+        return self.head(self.features(x).amax((2, 3)))  # type: ignore[no-any-return]

@@ -123,3 +123,10 @@ def write(folder: Path, **files: str) -> None:
     for name, text in files.items():
         stem, _, ending = name.rpartition("_")
         (folder / f"{stem}.{ending}").write_text(text, encoding="utf-8")
+
+
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "torchvision": {"architecture": "shufflenet_v2_x0_5"},
+    "timm": {"architecture": "test_efficientnet"},
+}
+"""The options without a default of the models that need some."""

@@ -33,6 +33,8 @@ LAYERS: dict[str, int] = {
     "dlrun.allocator": 1,
     "dlrun.logs": 1,
     "dlrun.receptive": 1,
+    "dlrun.weights": 1,
+    "dlrun.transfer": 1,
     "dlrun.summary": 1,
     "dlrun.summary_text": 1,
     "dlrun.train": 2,

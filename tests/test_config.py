@@ -14,7 +14,7 @@ from helpers import Dlrun, compose_faster, forgetting_plugins
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlrun.config.compose import compose, compose_saved, recipes
+from dlrun.config.compose import RECIPES, compose, compose_saved, recipes
 from dlrun.config.groups import default_options, groups, options
 from dlrun.config.load import finish, load_config
 from dlrun.config.overrides import parse_overrides
@@ -23,6 +23,7 @@ from dlrun.config.sources import read_yaml
 from dlrun.config.validate import explain
 from dlrun.errors import ConfigError
 from dlrun.registry import REGISTRIES
+from dlrun.signatures import REQUIRED
 from dlrun.types import Duration
 
 
@@ -122,12 +123,18 @@ OTHERS = [
 
 def needed(config: str) -> list[str]:
     """Overrides for the required values that a recipe leaves to the user."""
-    return [] if config == "digits" else ["data.root=data"]
+    text = (RECIPES / f"{config}.yaml").read_text(encoding="utf-8") if config in recipes() else ""
+    weights = ["model.weights=w.pt"] if "weights: ???" in text else []
+    return [] if config == "digits" else ["data.root=data", *weights]
 
 
 def own_option(group: str, name: str) -> dict[str, Any]:
     """A valid value for every option of a component: its default, or some path."""
     return {o.name: "data" if repr(o.default) == "???" else o.default for o in REGISTRIES[group].entry(name).options}
+
+
+def is_required(group: str, name: str, key: str) -> bool:
+    return any(o.name == key and o.default is REQUIRED for o in REGISTRIES[group].entry(name).options)
 
 
 @pytest.mark.parametrize(("group", "name", "other"), OTHERS)
@@ -137,7 +144,7 @@ def test_swapping_by_group_and_by_name_is_the_same_and_nothing_leaks(group: str,
         k: str(v) if isinstance(v, Duration) else list(v) if isinstance(v, tuple) else v for k, v in section.items()
     }
     mine = file("my.yaml", yaml.safe_dump({group: plain}))
-    root = [f"{group}.root=data"] if "root" in own_option(group, name) else []
+    root = [f"{group}.{key}={value}" for key, value in own_option(group, name).items() if is_required(group, name, key)]
     by_group = load(mine, f"{group}={name}", *root)
     by_name = load(mine, f"{group}.name={name}", *root)
     in_file = load(file("other.yaml", yaml.safe_dump({"defaults": ["my"], group: {"name": name}})), *root)
@@ -545,7 +552,7 @@ def test_broken_interpolations_are_named_with_key_expression_and_place() -> None
         "my.yaml:5: run.name: the interpolation '${a' is not complete: no viable alternative at input '${a'",
         "my.yaml:6: seed: the interpolation '${seed}' does not resolve: Recursive interpolation detected",
         "my.yaml:3: model.depth: the interpolation '${model.depht}' does not resolve: there is no model.depht; "
-        "did you mean model.depth or model.dropout?",
+        "did you mean model.depth or model.weights?",
         "override trainer.epochs=${nowhere}: trainer.epochs: the interpolation '${nowhere}' does not resolve: there is "
         "no nowhere; write the whole path of a key, such as ${optimizer.lr}",
     )
@@ -781,7 +788,8 @@ def test_the_component_of_a_saved_tree_may_be_named_again() -> None:
 def test_every_component_reads_back_as_itself() -> None:
     for group in component_groups():
         for name in REGISTRIES[group].names():
-            words = [f"{group}={name}", *(["data.root=data"] if "root" in own_option(group, name) else [])]
+            required = [key for key in own_option(group, name) if is_required(group, name, key)]
+            words = [f"{group}={name}", *(f"{group}.{key}=data" for key in required)]
             config = load(None, *words)
             file("c.yaml", yaml.safe_dump(config.to_tree()))
             assert load("c.yaml") == config

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Dlrun, compose_faster, forgetting_plugins, write
+from helpers import EXAMPLES, Dlrun, compose_faster, forgetting_plugins, write
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -34,7 +34,7 @@ LIGHT: dict[str, dict[str, Any]] = {"nasnet": {"cells": 1, "filters": 4}, "dense
 
 
 def build(name: str, shape: tuple[int, int, int], classes: int = 10, device: str = "meta", **params: Any) -> nn.Module:
-    values, problems = MODELS.check(name, params)
+    values, problems = MODELS.check(name, {**EXAMPLES.get(name, {}), **params})
     assert not problems
     with torch.device(device):
         net: nn.Module = MODELS.build(name, values, input_shape=shape, num_classes=classes)

@@ -44,7 +44,10 @@ def evaluate(request: Request) -> int:
     given = request.reserved.get("checkpoint", "")
     if not given:
         raise UserError("dlrun eval needs checkpoint=PATH, a checkpoint file or a run folder")
-    paths = [_find(word) for word in _listed(given)]
+    # torch is imported here: a mistake in the words was told before.
+    from dlrun.checkpoint import find
+
+    paths = [find(Path(word), "checkpoint") for word in _listed(given)]
     reports = []
     for path in paths:
         report = _evaluate_one(_load(path, request), split)
@@ -64,17 +67,6 @@ def _listed(given: str) -> list[str]:
             raise UserError(f"checkpoint={given}: an empty entry in the list")
         return words
     return [given]
-
-
-def _find(word: str) -> Path:
-    path = Path(word).expanduser()
-    if path.is_dir():
-        folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-        for name in ("best.pt", "last.pt"):
-            if (folder / name).is_file():
-                return folder / name
-        raise CheckpointError(f"checkpoint={word}: the folder holds no checkpoint yet (looked for {folder}/best.pt)")
-    return path
 
 
 def _load(path: Path, request: Request) -> _Subject:
@@ -102,7 +94,7 @@ def _evaluate_one(subject: _Subject, split: str) -> dict[str, Any]:
     from dlrun.reproducibility import resolve_device, set_determinism
     from dlrun.scores import confusion_matrix, per_class
     from dlrun.train.evaluate import predict
-    from dlrun.train.fit import load_weights
+    from dlrun.weights import load_weights
 
     config, payload = subject.config, subject.payload
     set_determinism(deterministic=config.trainer.deterministic, threads=config.trainer.threads)

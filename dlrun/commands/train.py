@@ -64,14 +64,17 @@ def _train(config: Config, composed: Composed, folder: RunFolder | None, request
     from dlrun.train.loop import train as run_loop
     from dlrun.train.signals import stop_on_signal
 
+    found = None
     with explaining(config):
-        prepared = prepare(config)
+        if folder is not None:
+            folder.lock()
+            found = _newest(folder, config)
+        prepared = prepare(config, None if found is None else found[1])
         if folder is None:
             name = config.run.name or composed.name
             fit = build_fit(config, prepared, lambda: create_run_folder(config.run.root, name, config.to_tree()))
             fit.run.lock()
         else:
-            folder.lock()
             existing = folder
             fit = build_fit(config, prepared, lambda: existing)
     run = fit.run
@@ -81,7 +84,7 @@ def _train(config: Config, composed: Composed, folder: RunFolder | None, request
             if folder is None:
                 _record_start(fit, request)
             else:
-                _resume(fit, request)
+                _resume(fit, request, None if found is None else found[1])
             _announce(fit, resumed=folder is not None)
             try:
                 run_loop(fit)
@@ -138,24 +141,32 @@ def _record_start(fit: Fit, request: Request) -> None:
         raise UserError(f"run folder {fit.run.path}: cannot be written: {error.strerror}") from None
 
 
-def _resume(fit: Fit, request: Request) -> None:
-    import json
-
-    import torch
-
+def _newest(folder: RunFolder, config: Config) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint that a run goes on from; None if it was stopped before its first."""
     from dlrun.checkpoint import load_newest
-    from dlrun.reproducibility import environment
 
-    found = load_newest(fit.run.checkpoints)
+    found = load_newest(folder.checkpoints)
     if found is None:
         log.info("resume: there is no checkpoint yet, so the run starts from its beginning")
-        return
+        return None
     path, payload, complaints = found
     for complaint in complaints:
         log.warning("%s", complaint)
     if complaints:
         log.warning("going on from %s", path.name)
-    refuse_changes(payload["config"], fit.config.to_tree(), RESUME_MAY_CHANGE, _SAME_EXPERIMENT.format(fit.run.path))
+    refuse_changes(payload["config"], config.to_tree(), RESUME_MAY_CHANGE, _SAME_EXPERIMENT.format(folder.path))
+    return path, payload
+
+
+def _resume(fit: Fit, request: Request, payload: Mapping[str, Any] | None) -> None:
+    import json
+
+    import torch
+
+    from dlrun.reproducibility import environment
+
+    if payload is None:
+        return
     fit.resume(payload)
     if fit.state.step > fit.total_steps:
         trained = -(-fit.state.step // fit.steps_per_epoch)
@@ -196,6 +207,12 @@ def _announce(fit: Fit, *, resumed: bool) -> None:
         "x".join(str(side) for side in data.input_shape),
         fit.device,
     )
+    if fit.origin:
+        log.info("weights     %s", fit.origin)
+    trained = sum(parameter.numel() for parameter in fit.model.parameters() if parameter.requires_grad)
+    if trained < parameters:
+        cached = ", on features computed once" if config.model.cache_features else ""
+        log.info("trained     %s parameters, %s frozen%s", f"{trained:,}", f"{parameters - trained:,}", cached)
     if resumed and state.step:
         log.info("resumed     at step %d of %d (epoch %d)", state.step, fit.total_steps, state.epoch + 1)
 
@@ -233,7 +250,7 @@ def _results(fit: Fit, started: float) -> dict[str, Any]:
     from dlrun.checkpoint import load
     from dlrun.errors import CheckpointError
     from dlrun.train.evaluate import evaluate
-    from dlrun.train.fit import load_weights
+    from dlrun.weights import load_weights
 
     results: dict[str, Any] = {
         "status": "done",

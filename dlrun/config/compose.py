@@ -25,6 +25,7 @@ from dlrun.config.groups import (
     component_of,
     compose_groups,
     default_options,
+    expand_variants,
     groups,
     option_file,
     option_layer,
@@ -88,6 +89,7 @@ def compose(config: str | None, overrides: Sequence[str]) -> Composed:
     typed, wrong = parse_overrides(overrides)
     problems += wrong
     for layer in [*files, *typed]:
+        expand_variants(layer, folders)
         problems += _take_choices(layer, folders)
     data = _choices(typed).get("data")
     if config is None and data is not None and data != _choices(files).get("data"):
@@ -150,6 +152,7 @@ def _refuse_choices(saved: Mapping[str, Any], typed: Sequence[Layer]) -> list[st
     problems: list[str] = []
     refused: set[str] = set()
     for layer in typed:
+        expand_variants(layer)
         for group, value in list(layer.tree.items()):
             if group == DEBUG and not value:
                 # No debug mode is what a saved tree has anyway.

@@ -9,6 +9,7 @@ from typing import Any
 from dlrun.config.schema import SECTIONS, component_groups
 from dlrun.config.sources import Layer, display_path, read_yaml
 from dlrun.errors import ConfigError
+from dlrun.registry import REGISTRIES
 
 _ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = _ROOT / "configs"
@@ -52,6 +53,35 @@ def component_of(group: str, option: str, folders: Sequence[Path]) -> str:
     if path is None:
         return option
     return str(read_yaml(path, display_path(path))[0].get("name", option))
+
+
+def split_variant(group: str, name: str, folders: Sequence[Path] = ()) -> tuple[str, str] | None:
+    """Take ``torchvision/resnet50`` apart: a component that wraps a library, and its option ``architecture``.
+
+    Returns:
+        The component and the architecture; None if the name is not of that form, or is the name of an option's file.
+    """
+    component, slash, architecture = name.partition("/")
+    if not slash or group not in component_groups() or option_file(group, name, folders) is not None:
+        return None
+    registry = REGISTRIES[group]
+    if component not in registry or all(known.name != "architecture" for known in registry.entry(component).options):
+        return None
+    return component, architecture
+
+
+def expand_variants(layer: Layer, folders: Sequence[Path] = ()) -> None:
+    """Write ``model: torchvision/resnet50`` out as the component and its architecture, wherever a layer says it."""
+    for group in component_groups():
+        section = layer.tree.get(group)
+        name = layer.choices.get(group, section.get("name") if isinstance(section, dict) else section)
+        found = split_variant(group, name, folders) if isinstance(name, str) else None
+        if found is not None:
+            rest = section if isinstance(section, dict) else {}
+            layer.tree[group] = {**rest, "name": found[0], "architecture": found[1]}
+            if (group, "name") in layer.lines:
+                layer.lines[(group, "architecture")] = layer.lines[(group, "name")]
+            layer.choices.pop(group, None)
 
 
 def option_layer(group: str, option: str, folders: Sequence[Path]) -> Layer:
@@ -99,7 +129,7 @@ def compose_groups(choices: Mapping[str, str], folders: Sequence[Path]) -> list[
         ConfigError: if Hydra refuses a file.
     """
     defaults = default_options()
-    _, root_lines = read_yaml(CONFIGS / "config.yaml", "configs/config.yaml")
+    root, root_lines = read_yaml(CONFIGS / "config.yaml", "configs/config.yaml")
     # A component that only a plug-in knows has no file: its options come from its signature.
     chosen = {g: o for g, o in {**defaults, **choices}.items() if option_file(g, o, folders) is not None}
     # `~group` takes a group out of Hydra's defaults.
@@ -115,6 +145,10 @@ def compose_groups(choices: Mapping[str, str], folders: Sequence[Path]) -> list[
     for group, option in chosen.items():
         file = option_layer(group, option, folders)
         owned = {key: tree.pop(key) for key in list(tree) if key in file.tree}
+        if isinstance(root.get(group), dict):
+            # What config.yaml itself says of the section, for all options of the group.
+            shared = [key for key in root[group] if key not in file.tree[group]]
+            tree[group] = {key: owned[group].pop(key) for key in shared}
         layers.append(Layer(file.label, owned, file.base, file.lines))
     return layers
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from dlrun.registry import CALLBACKS
-from dlrun.types import Duration, NonNegativeInt, PositiveDuration, PositiveFloat, PositiveInt, Range
+from dlrun.types import Duration, NameOrPath, NonNegativeInt, PositiveDuration, PositiveFloat, PositiveInt, Range
 
 Precision = Literal["fp32", "bf16", "fp16"]
-Normalization = Literal["channel", "mean_image", "none"]
+Normalization = Literal["channel", "mean_image", "none", "weights"]
 Seed = Annotated[int, Range(ge=0, lt=2**63)]
 """What torch's generators take."""
 
@@ -28,6 +28,21 @@ class ComponentConfig:
 
     name: str
     params: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+
+
+@dataclass(frozen=True)
+class ModelConfig(ComponentConfig):
+    """The network, and what it starts from."""
+
+    weights: NameOrPath | None = None
+    """Start from these weights: a checkpoint or run folder of dlrun, a state dict (.pt, .pth, .safetensors), or a name
+    that the library of a torchvision/... or timm/... model knows; null starts afresh."""
+    head: Literal["auto", "keep", "new"] = "auto"
+    """The layers that depend on the number of classes. auto: new where the weights are for other classes."""
+    freeze: str | None = None
+    """Do not train: all_but_head, or the name of a module: all that comes up to its end in the net's order."""
+    cache_features: bool = False
+    """With freeze=all_but_head: run the frozen part once over all images, and train the head on what it gave."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +58,7 @@ class DataConfig(ComponentConfig):
     split_seed: Seed
     """Seed of the splits; separate from ``seed``, so that runs with several seeds see the same splits."""
     normalize: Normalization
-    """Statistics subtracted and divided by, from the training split only."""
+    """Statistics subtracted and divided by: of the training split, or those that model.weights were trained with."""
     resident: bool | None
     """True: all images on the device as uint8. False: streamed through worker processes. null: by size."""
     workers: NonNegativeInt
@@ -58,6 +73,9 @@ class OptimizerConfig(ComponentConfig):
 
     decay_norms_and_biases: bool
     """Apply weight decay to biases and normalisation parameters too (parameters with fewer than two axes)."""
+    lr_factors: Mapping[str, PositiveFloat] = field(default_factory=dict)
+    """Factor on the learning rate of a module and all that it holds, by its name; head and body stand for the layers
+    that depend on the number of classes and for all others."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +140,7 @@ class Config:
     """auto (cuda where there is one), cpu, cuda, or cuda:N."""
     plugins: tuple[str, ...]
     """Python modules or .py files that register components of the user's own."""
-    model: ComponentConfig
+    model: ModelConfig
     """The network."""
     data: DataConfig
     """The data."""
@@ -162,7 +180,7 @@ def component_groups() -> dict[str, tuple[str, ...]]:
 
 
 SECTIONS: dict[str, type[Any]] = {
-    "model": ComponentConfig,
+    "model": ModelConfig,
     "data": DataConfig,
     "optimizer": OptimizerConfig,
     "schedule": ScheduleConfig,

@@ -24,7 +24,7 @@ from dlrun.config.sources import KeyPath
 from dlrun.errors import ConfigError, did_you_mean
 from dlrun.registry import AUGMENTATIONS, CALLBACKS, REGISTRIES, Registry
 from dlrun.signatures import REQUIRED
-from dlrun.types import convert, describe, is_path
+from dlrun.types import convert, describe, is_path, looks_like_path
 
 # torch takes more digits and leading zeros for other devices, or fails.
 _DEVICE = re.compile(r"auto|cpu|cuda(:([0-9]|[1-9][0-9]))?")
@@ -87,9 +87,13 @@ class _Validator:
         hints = typing.get_type_hints(cls, include_extras=True)
         component = issubclass(cls, ComponentConfig)
         fields = {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.name != "params"}
+        defaults = {f.name: default for f in dataclasses.fields(cls) if (default := _default(f)) is not REQUIRED}
         values = {}
         for name, annotation in fields.items():
-            if name not in tree:
+            if name in defaults and name not in tree:
+                # A tree that was saved before the option existed.
+                values[name] = defaults[name]
+            elif name not in tree:
                 self._missing((key, name), describe(annotation))
             else:
                 values[name] = self._value((key, name), tree[name], annotation)
@@ -220,6 +224,8 @@ class _Validator:
     def _absolute(self, path: KeyPath, value: Any) -> Any:
         if isinstance(value, Path):
             return Path(os.path.normpath(self.provenance.base(path) / value.expanduser()))
+        if isinstance(value, str) and looks_like_path(value):
+            return str(self._absolute(path, Path(value)))
         if isinstance(value, (list, tuple)):
             return type(value)(self._absolute(path, item) for item in value)
         return value
@@ -252,6 +258,13 @@ class _Validator:
     def _report(self, path: KeyPath, message: str) -> None:
         where = self.provenance.where(path)
         self.problems.append(f"{where}: {'.'.join(path)}: {message}")
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    """Its default, or :data:`REQUIRED`."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return REQUIRED if field.default is dataclasses.MISSING else field.default
 
 
 def explain(composed: Composed, config: Config) -> str:

@@ -77,7 +77,8 @@ def _forward_all(
     take: Callable[[StepOutput], bool],
 ) -> bool:
     """Run the model over all batches until ``take`` gives False; returns whether it never did."""
-    training = model.training
+    # Frozen parts are in eval mode all the time.
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         with torch.inference_mode(), autocast(precision, device):
@@ -86,4 +87,5 @@ def _forward_all(
                     return False
         return True
     finally:
-        model.train(training)
+        for module, training in modes.items():
+            module.training = training

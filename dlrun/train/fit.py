@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from dlrun.reproducibility import random_state, set_random_state
 from dlrun.runfolder import RunFolder
 from dlrun.tasks.base import Task
 from dlrun.train.state import State
+from dlrun.weights import load_weights
 
 log = logging.getLogger("dlrun")
 
@@ -120,7 +121,10 @@ class Fit:
         statistics: of the training split.
         device: where it runs.
         callbacks: by name, in the order in which they are called.
+        frozen: modules that are not trained and stay in eval mode.
+        origin: what the weights were before training, for the log; empty if fresh.
         run: the run folder.
+        evaluated: what evaluation calls on the batches of ``val``: the model, or its head alone on cached features.
         meters: training metrics since the last reading.
         epoch_reading: sums of the current epoch's readings.
     """
@@ -139,13 +143,23 @@ class Fit:
     statistics: Statistics
     device: torch.device
     callbacks: Mapping[str, Callback]
-    run: RunFolder
+    frozen: tuple[nn.Module, ...] = ()
+    origin: str = ""
+    run: RunFolder = field(init=False)
+    evaluated: nn.Module = field(init=False)
     meters: Meters = field(init=False)
     epoch_reading: Reading = field(default_factory=lambda: Reading({}, 0, []))
 
     def __post_init__(self) -> None:
+        self.evaluated = self.model
         self.meters = Meters(self.task.score)
         self.base_lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
+
+    def train_mode(self) -> None:
+        """Put the model into training mode, but for what is frozen."""
+        self.model.train()
+        for module in self.frozen:
+            module.training = False
 
     @property
     def steps_per_epoch(self) -> int:
@@ -219,33 +233,3 @@ class Fit:
             if name in payload["callbacks"]:
                 callback.load_state_dict(payload["callbacks"][name])
         set_random_state(payload["random"], self.device)
-
-
-def load_weights(model: nn.Module, weights: Mapping[str, Any]) -> None:
-    """Load a state dict, whatever wrapper wrote it.
-
-    Args:
-        model: receives the weights.
-        weights: parameter name -> tensor; the prefixes of torch.compile and of data-parallel wrappers are removed.
-
-    Raises:
-        CheckpointError: if names or shapes do not fit, naming the first few.
-    """
-    own = model.state_dict()
-    # A model may have a part that is itself called "module": only names that do not fit are changed.
-    clean = {
-        name if name in own else name.replace("_orig_mod.", "").removeprefix("module."): value
-        for name, value in weights.items()
-    }
-    problems = [f"missing {name}" for name in own if name not in clean]
-    problems += [f"unexpected {name}" for name in clean if name not in own]
-    problems += [
-        f"{name}: {tuple(clean[name].shape)} in the checkpoint, {tuple(own[name].shape)} in the model"
-        for name in own
-        if name in clean and own[name].shape != clean[name].shape
-    ]
-    if problems:
-        shown: Sequence[str] = problems[:5]
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise CheckpointError("the weights do not fit the model: " + "; ".join(shown) + more)
-    model.load_state_dict(clean)

@@ -53,7 +53,7 @@ class _Loop:
 
     def run(self) -> None:
         fit, state = self.fit, self.fit.state
-        fit.model.train()
+        fit.train_mode()
         try:
             self._emit("fit_start")
             if self._evaluation_is_owed():
@@ -177,7 +177,7 @@ class _Loop:
 
         metrics = {f"train/{name}": value for name, value in fit.epoch_reading.means().items()}
         if fit.val is not None:
-            values = evaluate(fit.model, fit.val, fit.task, self.config.precision, fit.device, interrupted)
+            values = evaluate(fit.evaluated, fit.val, fit.task, self.config.precision, fit.device, interrupted)
             if values is None:
                 return
             metrics.update({f"val/{name}": value for name, value in values.items()})
