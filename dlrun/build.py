@@ -12,13 +12,13 @@ from torch import nn
 from dlrun.allocator import keep_freed_memory
 from dlrun.config.schema import ComponentConfig, Config
 from dlrun.data.features import FeatureLoader
-from dlrun.data.loaders import BatchLoader, make_loader
-from dlrun.data.order import permutation
-from dlrun.data.source import ImageData, ImageSource, SubsetSource
+from dlrun.data.feed import BatchLoader, Feed
+from dlrun.data.image_feed import ImageFeed
+from dlrun.data.source import ImageData, first
 from dlrun.data.splits import split_off_validation
 from dlrun.data.statistics import Statistics
 from dlrun.data.statistics import fit as fit_statistics
-from dlrun.errors import DataError, UserError, did_you_mean
+from dlrun.errors import UserError, did_you_mean
 from dlrun.optim.groups import can_fuse, parameter_groups
 from dlrun.optim.schedules import Schedule, with_warmup
 from dlrun.registry import (
@@ -68,73 +68,74 @@ def build_data(config: Config) -> ImageData:
     evaluated = limit * config.data.eval_batch_size
     return replace(
         data,
-        train=_first(data.train, limit * config.data.batch_size, config.seed),
-        val=None if data.val is None else _first(data.val, evaluated, config.seed),
-        test=None if data.test is None else _first(data.test, evaluated, config.seed),
+        train=first(data.train, limit * config.data.batch_size, config.seed),
+        val=None if data.val is None else first(data.val, evaluated, config.seed),
+        test=None if data.test is None else first(data.test, evaluated, config.seed),
     )
 
 
-def _first(source: ImageSource, count: int, seed: int) -> ImageSource:
-    """A fixed random part of a split, the same in every epoch."""
-    return SubsetSource(source, permutation(seed, 0, len(source))[:count]) if count < len(source) else source
-
-
-def build_train_loader(config: Config, data: ImageData, statistics: Statistics, device: torch.device) -> BatchLoader:
-    """Shuffled, augmented batches of the training split.
+def check_fit(config: Config, feed: Feed) -> None:
+    """Check that the model and the task are made for this kind of data.
 
     Raises:
-        DataError: if a batch is larger than the split.
+        UserError: if one needs what the data do not have, with the names of those that fit.
     """
-    samples, batch = len(data.train), config.data.batch_size
-    if batch > samples:
-        raise DataError(
-            f"data.batch_size={batch} is larger than the training split ({samples} samples); "
-            f"set it to {samples} or less"
-        )
-    return make_loader(
-        data.train,
-        batch_size=batch,
-        seed=config.seed,
-        shuffle=True,
-        augment=[_make(AUGMENTATIONS, augmentation) for augmentation in config.augment],
-        statistics=statistics,
-        device=device,
-        resident=config.data.resident,
-        workers=config.data.workers,
-        channels_last=config.trainer.channels_last,
-        drop_last=config.data.drop_last,
-    )
+    problems = []
+    for registry, chosen in ((MODELS, config.model), (TASKS, config.task)):
+        known = {*feed.arguments, "loss"}
+        missing = [need for need in registry.entry(chosen.name).needs if need not in known]
+        if missing:
+            fitting = [name for name in registry.names() if known.issuperset(registry.entry(name).needs)]
+            choice = ", ".join(fitting[:4]) + (", ..." if len(fitting) > 4 else "")
+            problems.append(
+                f"{registry.kind} {chosen.name!r} needs {' and '.join(missing)}, which data {config.data.name!r} "
+                f"({feed.kind}) do not have; {registry.kind}s for {feed.kind}: {choice}"
+            )
+    if problems:
+        raise UserError("; ".join(problems))
 
 
-def build_eval_loader(config: Config, source: ImageSource, statistics: Statistics, device: torch.device) -> BatchLoader:
-    """Batches of a split in its own order, without augmentation."""
-    return make_loader(
-        source,
-        batch_size=config.data.eval_batch_size,
-        seed=config.seed,
-        shuffle=False,
-        augment=[],
-        statistics=statistics,
-        device=device,
-        resident=config.data.resident,
-        workers=config.data.workers,
-        channels_last=config.trainer.channels_last,
-    )
+def build_feed(
+    config: Config,
+    device: torch.device,
+    stored: Mapping[str, Any] | None = None,
+    statistics: Callable[[ImageData], Statistics] | None = None,
+) -> Feed:
+    """The data, ready to be trained on or evaluated.
+
+    Args:
+        config: the checked configuration.
+        device: where the batches are wanted.
+        stored: what a checkpoint holds of its data, if the model is evaluated as that left it.
+        statistics: gives what images are normalised with in training; None: ``data.normalize`` of the training split.
+
+    Raises:
+        DataError: if the data are missing or damaged.
+        CheckpointError: if the data do not fit ``stored``.
+    """
+    data = build_data(config)
+    augment = [_make(AUGMENTATIONS, augmentation) for augmentation in config.augment]
+    return ImageFeed(data, config, augment, device, stored, statistics)
 
 
-def build_model(config: Config, input_shape: tuple[int, int, int], num_classes: int, device: torch.device) -> nn.Module:
+def build_model(config: Config, arguments: Mapping[str, Any], device: torch.device) -> nn.Module:
     """The network with fresh weights, drawn on the CPU so that they do not depend on the device.
 
+    Args:
+        config: the checked configuration.
+        arguments: what the network must know of the data, as :attr:`dlrun.data.feed.Feed.arguments`.
+        device: where it is wanted.
+
     Raises:
-        UserError: if the network cannot take such images.
+        UserError: if the network cannot take such data.
     """
-    model: nn.Module = _make(MODELS, config.model, input_shape=input_shape, num_classes=num_classes)
+    model: nn.Module = _make(MODELS, config.model, **arguments)
     layout = torch.channels_last if config.trainer.channels_last else torch.preserve_format
     return model.to(device, memory_format=layout)  # type: ignore[call-overload, no-any-return]
 
 
-def find_head(config: Config, model: nn.Module, input_shape: tuple[int, int, int], num_classes: int) -> Head | None:
-    """The layers of a model that depend on the number of classes; None if no option asks for them.
+def find_head(config: Config, model: nn.Module, feed: Feed) -> Head | None:
+    """The layers of a model that depend on the number of classes or symbols; None if no option asks for them.
 
     Raises:
         UserError: if there are none.
@@ -144,8 +145,9 @@ def find_head(config: Config, model: nn.Module, input_shape: tuple[int, int, int
         return None
 
     def other(device: str) -> nn.Module:
+        one_more = {**feed.arguments, feed.counted: feed.arguments[feed.counted] + 1}
         with torch.random.fork_rng(devices=[]), torch.device(device):
-            net: nn.Module = _make(MODELS, config.model, input_shape=input_shape, num_classes=num_classes + 1)
+            net: nn.Module = _make(MODELS, config.model, **one_more)
             return net
 
     try:
@@ -156,22 +158,19 @@ def find_head(config: Config, model: nn.Module, input_shape: tuple[int, int, int
 
 
 DATA_INIT_SAMPLES = 2048
-"""Training images that a data-dependent initialisation sees."""
+"""Training samples that a data-dependent initialisation sees."""
 
 
-def init_from_data(config: Config, model: nn.Module, prepared: Prepared) -> None:
-    """Let a model that has ``init_from_data`` set weights from normalised training images (B, C, H, W)."""
+def init_from_data(model: nn.Module, feed: Feed) -> None:
+    """Let a model that has ``init_from_data`` set weights from inputs of the training split."""
     initialise = getattr(model, "init_from_data", None)
     if initialise is not None:
-        # A random part: folders list their images class by class.
-        images = _first(prepared.data.train, DATA_INIT_SAMPLES, config.seed)
-        inputs = prepared.statistics.normalize(images.read(range(len(images))))
-        initialise(inputs.to(prepared.device))
+        initialise(feed.sample_inputs(DATA_INIT_SAMPLES))
 
 
-def build_task(config: Config, num_classes: int) -> Task:
-    """The task with its loss."""
-    task: Task = _make(TASKS, config.task, loss=_make(LOSSES, config.loss), num_classes=num_classes)
+def build_task(config: Config, arguments: Mapping[str, Any]) -> Task:
+    """The task with its loss; ``arguments`` as for :func:`build_model`."""
+    task: Task = _make(TASKS, config.task, loss=_make(LOSSES, config.loss), **arguments)
     return task
 
 
@@ -266,15 +265,13 @@ class Prepared:
 
     Attributes:
         device: where it will run.
-        data: the data set.
-        statistics: what images are normalised with.
+        feed: the data.
         weights: what a new run starts from; None if afresh, or if it goes on from a checkpoint.
         saved: content of the checkpoint that the run goes on from; None for a new run.
     """
 
     device: torch.device
-    data: ImageData
-    statistics: Statistics
+    feed: Feed
     weights: Weights | None = None
     saved: Mapping[str, Any] | None = None
 
@@ -295,8 +292,8 @@ def prepare(config: Config, saved: Mapping[str, Any] | None = None) -> Prepared:
         keep_freed_memory()
     _check_probe(config)
     weights = read_weights(config.model) if saved is None else None
-    data = build_data(config)
-    return Prepared(device, data, _statistics(config, data, weights, saved), weights, saved)
+    feed = build_feed(config, device, statistics=lambda data: _statistics(config, data, weights, saved))
+    return Prepared(device, feed, weights, saved)
 
 
 def _check_probe(config: Config) -> None:
@@ -346,14 +343,15 @@ def _start(config: Config, model: nn.Module, prepared: Prepared, head: Head | No
         load_weights(model, prepared.saved["model"])
     elif prepared.weights is not None:
         assert head is not None
-        return start_from(model, prepared.weights, head, config.model.head, prepared.data.classes)
+        return start_from(model, prepared.weights, head, config.model.head, prepared.feed.outputs)
     return ""
 
 
 def _on_features(config: Config, fit: Fit, head: Head) -> None:
     """Let a run train its head on what the frozen part gives for each image, computed once."""
     device, precision = fit.device, config.trainer.precision
-    plain = build_eval_loader(config, fit.data.train, fit.statistics, device)
+    plain = fit.feed.eval_loader("train")
+    assert plain is not None
     module = head_module(fit.model.eval(), head, next(iter(plain.epoch(0)))[0][:8])
 
     def features(loader: BatchLoader, *, train: bool) -> BatchLoader:
@@ -390,13 +388,13 @@ def build_fit(config: Config, prepared: Prepared, open_run: Callable[[], RunFold
     Raises:
         UserError: if parts do not fit each other.
     """
-    device, data, statistics = prepared.device, prepared.data, prepared.statistics
-    train = build_train_loader(config, data, statistics, device)
-    val = None if data.val is None else build_eval_loader(config, data.val, statistics, device)
+    device, feed = prepared.device, prepared.feed
+    check_fit(config, feed)
+    train, val = feed.train_loader(), feed.eval_loader("val")
     seed_all(config.seed)
-    model = build_model(config, data.input_shape, len(data.classes), device)
-    init_from_data(config, model, prepared)
-    head = find_head(config, model, data.input_shape, len(data.classes))
+    model = build_model(config, feed.arguments, device)
+    init_from_data(model, feed)
+    head = find_head(config, model, feed)
     origin = _start(config, model, prepared, head)
     frozen = freeze(model, config.model.freeze, head)
     optimizer = build_optimizer(config, model, head)
@@ -404,7 +402,7 @@ def build_fit(config: Config, prepared: Prepared, open_run: Callable[[], RunFold
         config.trainer.eval_every.steps(train.steps_per_epoch)
     except ValueError as error:
         raise UserError(f"trainer.eval_every: {error}") from None
-    task = build_task(config, len(data.classes))
+    task = build_task(config, feed.arguments)
     callbacks = build_callbacks(config)
     check_monitors(callbacks, task, validated=val is not None)
     fit = Fit(
@@ -418,8 +416,7 @@ def build_fit(config: Config, prepared: Prepared, open_run: Callable[[], RunFold
         scaler=torch.amp.GradScaler(device.type) if config.trainer.precision == "fp16" else None,
         train=train,
         val=val,
-        data=data,
-        statistics=statistics,
+        feed=feed,
         device=device,
         callbacks=callbacks,
         frozen=frozen,

@@ -62,6 +62,7 @@ class Entry:
         line: line of its definition in that module, from 1.
         doc: its whole docstring.
         options: its options in the order of the signature, without the runtime arguments.
+        needs: the runtime arguments without a default, which it cannot be built without.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Entry:
     line: int
     doc: str
     options: tuple[Option, ...]
+    needs: tuple[str, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -120,15 +122,17 @@ def read_factory(kind: str, factory: Factory, runtime: tuple[str, ...]) -> Entry
     hints = typing.get_type_hints(factory.__init__ if is_class else factory, include_extras=True)
     # Not inspect.getdoc: it would take the docstring of a base class, such as torch's Module.
     doc = _docs(factory.__doc__, factory.__init__.__doc__ if is_class and "__init__" in vars(factory) else None)
-    options = []
+    options, needs = [], []
     for key, parameter in inspect.signature(factory).parameters.items():
-        if key in runtime:
-            continue
         default = REQUIRED if parameter.default is parameter.empty else parameter.default
+        if key in runtime:
+            needs += [key] if default is REQUIRED else []
+            continue
         option = Option(key, hints.get(key, Any), default, _arg_doc(doc, key))
         _check_option(f"option {key!r} of the {kind} {factory.__name__!r} of module {factory.__module__}", option)
         options.append(option)
-    return Entry(factory.__name__, factory.__module__, inspect.getsourcelines(factory)[1], doc, tuple(options))
+    line = inspect.getsourcelines(factory)[1]
+    return Entry(factory.__name__, factory.__module__, line, doc, tuple(options), tuple(needs))
 
 
 def _check_option(what: str, option: Option) -> None:
@@ -159,16 +163,22 @@ def _entries_of(tree: ast.Module, module: str, runtime: tuple[str, ...]) -> Iter
             function = inits[0] if inits else None
             doc = _docs(ast.get_docstring(node), ast.get_docstring(function) if function else None)
         options = tuple(_options_of(function, tree, doc, runtime)) if function else ()
-        yield Entry(node.name, module, node.lineno, doc, options)
+        needs = [name.arg for name, default in _arguments(function) if default is None] if function else []
+        yield Entry(node.name, module, node.lineno, doc, options, tuple(name for name in needs if name in runtime))
 
 
-def _options_of(function: ast.FunctionDef, tree: ast.Module, doc: str, runtime: tuple[str, ...]) -> Iterable[Option]:
+def _arguments(function: ast.FunctionDef) -> list[tuple[ast.arg, ast.expr | None]]:
+    """The arguments of a function, each with its default or None."""
     arguments = function.args
     positional = [*arguments.posonlyargs, *arguments.args]
     pad: list[ast.expr | None] = [None] * (len(positional) - len(arguments.defaults))
     defaults = [*pad, *arguments.defaults, *arguments.kw_defaults]
+    return list(zip([*positional, *arguments.kwonlyargs], defaults, strict=True))
+
+
+def _options_of(function: ast.FunctionDef, tree: ast.Module, doc: str, runtime: tuple[str, ...]) -> Iterable[Option]:
     names = _Names(tree)
-    for argument, default in zip([*positional, *arguments.kwonlyargs], defaults, strict=True):
+    for argument, default in _arguments(function):
         if argument.arg in runtime or argument.arg == "self":
             continue
         annotation = Any if argument.annotation is None else names.evaluate(argument.annotation)

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dlrun.data.loaders import BatchLoader
+from dlrun.data.feed import BatchLoader
 from dlrun.errors import UserError, did_you_mean
 from dlrun.weights import Weights, misfits, refuse_misfits, unwrapped
 

@@ -13,8 +13,8 @@ from torch import nn
 from dlrun import build
 from dlrun.cli import main
 from dlrun.commands.explaining import explaining
+from dlrun.data.image_feed import ImageFeed
 from dlrun.data.source import ArraySource, ImageData
-from dlrun.data.statistics import fit as fit_statistics
 from dlrun.errors import UserError
 from dlrun.train.loop import train
 
@@ -25,14 +25,14 @@ def test_data_dependent_initialisation_sees_all_classes() -> None:
     images = labels.to(torch.uint8).mul(20).reshape(-1, 1, 1, 1).repeat(1, 1, 2, 2)
     source = ArraySource(images, labels)
     data = ImageData(source, None, None, tuple("0123456789"))
-    prepared = build.Prepared(torch.device("cpu"), data, fit_statistics(source, "none"))
+    feed = ImageFeed(data, config("data.normalize=none"), [], torch.device("cpu"))
     seen: list[torch.Tensor] = []
 
     class Net(nn.Module):
         def init_from_data(self, images: torch.Tensor) -> None:
             seen.append(images)
 
-    build.init_from_data(config(), Net(), prepared)
+    build.init_from_data(Net(), feed)
     assert len(seen[0]) == build.DATA_INIT_SAMPLES
     assert len(seen[0][:, 0, 0, 0].unique()) == 10
 
@@ -77,7 +77,7 @@ def test_a_last_batch_of_one_sample_is_explained(
 
 
 def test_accuracy_is_the_trace_of_the_confusion_matrix_at_ties() -> None:
-    task = build.build_task(config(), 10)
+    task = build.build_task(config(), {"num_classes": 10})
     generator = torch.Generator().manual_seed(0)
     outputs = torch.randint(0, 3, (2000, 10), generator=generator).float()
     targets = torch.randint(0, 10, (2000,), generator=generator)

@@ -23,7 +23,8 @@ from torch import Tensor
 from dlrun.augment.horizontal_flip import horizontal_flip
 from dlrun.augment.random_crop import random_crop
 from dlrun.data import loaders, plan
-from dlrun.data.loaders import BatchLoader, ResidentLoader, StreamingLoader, make_loader
+from dlrun.data.feed import BatchLoader
+from dlrun.data.loaders import ResidentLoader, StreamingLoader, make_loader
 from dlrun.data.source import ArraySource, ImageSource, SubsetSource
 from dlrun.data.statistics import fit
 from dlrun.data.workers import END_SECONDS, set_up_worker, starting_workers

@@ -66,10 +66,11 @@ def truth(fit: Fit, split: str, which: str = "best") -> tuple[Any, Any]:
     """Scores (N, K) and labels (N,), computed without dlrun's evaluation."""
     from dlrun.checkpoint import load
 
-    model = build.build_model(fit.config, fit.data.input_shape, len(fit.data.classes), torch.device("cpu"))
+    model = build.build_model(fit.config, fit.feed.arguments, torch.device("cpu"))
     model.load_state_dict(load(fit.run.checkpoints / f"{which}.pt")["model"])
-    source = getattr(fit.data, split)
-    images, mean = fit.data.train.read(range(len(fit.data.train))).double() / 255, (0, 2, 3)
+    data = build.build_data(fit.config)
+    source = getattr(data, split)
+    images, mean = data.train.read(range(len(data.train))).double() / 255, (0, 2, 3)
     center, spread = images.mean(mean, keepdim=True), images.std(mean, keepdim=True, correction=0)
     inputs = (source.read(range(len(source))).double() / 255 - center) / spread
     with torch.inference_mode():
@@ -97,7 +98,7 @@ def test_the_scores_are_those_of_scikit_learn(
         for got, wanted in ((row["precision"], precision), (row["recall"], recall), (row["f1"], f1)):
             assert got is None if np.isnan(wanted) else got == pytest.approx(wanted)
         assert row["support"] == support
-    assert [row["class"] for row in result["per_class"]] == result["classes"] == list(trained.data.classes)
+    assert [row["class"] for row in result["per_class"]] == result["classes"] == list(trained.feed.classes or ())
     assert f"top-1       {100 * result['accuracy']:.2f} %" in out
     assert f"top-5       {100 * result['top5']:.2f} %" in out
     assert f"run/eval_{split}_best.json" in out

@@ -597,7 +597,7 @@ def test_debug_nan_names_the_operation(tmp_path: Path, how: str, name: str, mess
 
 def test_a_few_samples_are_learned_by_heart(tmp_path: Path) -> None:
     fit = make_fit(tmp_path, "debug=overfit", "data=digits", callbacks={})
-    assert len(fit.data.train) == 20
+    assert fit.feed.sizes()["train"] == 20
     assert fit.total_steps == 200
     train(fit)
     assert fit.state.metrics["train/loss"] < 0.05

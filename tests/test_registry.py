@@ -52,7 +52,7 @@ def test_every_registry_has_entries() -> None:
 def test_reading_the_source_equals_reading_the_live_factory(kind: str, name: str) -> None:
     registry = REGISTRIES[kind]
     read, live = registry.entry(name), read_factory(kind, registry.get(name), registry.runtime)
-    assert (read.name, read.module, read.doc) == (live.name, live.module, live.doc)
+    assert (read.name, read.module, read.doc, read.needs) == (live.name, live.module, live.doc, live.needs)
     assert [vars(option) for option in read.options] == [vars(option) for option in live.options]
 
 

@@ -185,8 +185,8 @@ def test_the_first_convolution_takes_other_channels(channels: int) -> None:
 def test_images_are_normalised_as_for_the_weights(trained: Path, tmp_path: Path) -> None:
     fit = fit_from(tmp_path, trained, "data.normalize=weights", "data.samples=40", "data.split_seed=3")
     stored = checkpoint.load(trained)["data"]["statistics"]
-    assert torch.equal(fit.statistics.mean, stored["mean"])
-    assert torch.equal(fit.statistics.std, stored["std"])
+    assert torch.equal(fit.feed.statistics.mean, stored["mean"])
+    assert torch.equal(fit.feed.statistics.std, stored["std"])
 
 
 def test_weights_that_tell_no_statistics_are_refused_for_them(trained: Path, tmp_path: Path) -> None:
@@ -406,7 +406,7 @@ LIGHT_TORCHVISION = ["alexnet", "googlenet", "inception_v3", "mobilenet_v3_small
 def test_models_of_torchvision(name: str) -> None:
     chosen = load_config(None, ["data=synthetic", f"model=torchvision/{name}", "data.size=80", "data.channels=1"])[0]
     assert (chosen.model.name, chosen.model.params) == ("torchvision", {"architecture": name})
-    net = build.build_model(chosen, (1, 80, 80), 7, torch.device("cpu"))
+    net = build.build_model(chosen, {"input_shape": (1, 80, 80), "num_classes": 7}, torch.device("cpu"))
     with torch.no_grad():
         assert net.eval()(torch.randn(2, 1, 80, 80)).shape == (2, 7)
 
@@ -444,7 +444,7 @@ def test_weights_by_name_come_from_the_library(monkeypatch: pytest.MonkeyPatch) 
     words = ["data=synthetic", "model=torchvision/squeezenet1_1", "model.weights=DEFAULT", "data.size=64"]
     chosen = load_config(None, [*words, "data.channels=3", "data.classes=10", "data.normalize=weights"])[0]
     prepared = build.prepare(chosen)
-    assert prepared.statistics.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+    assert prepared.feed.statistics.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
     assert "squeezenet1_1" in asked[0]
     weights = prepared.weights
     assert weights is not None
@@ -487,7 +487,7 @@ def test_a_model_of_timm_trains_with_weights_from_a_file(tmp_path: Path) -> None
     words = ("model=timm/test_efficientnet", "data.channels=1", "data.size=32", "data.normalize=weights")
     fit = make_fit(tmp_path, *words, f"model.weights={tmp_path / 'theirs.pth'}", "trainer.epochs=1", callbacks={})
     expected = torch.tensor(theirs.pretrained_cfg["mean"]).mean()
-    assert fit.statistics.mean.flatten().tolist() == pytest.approx([expected.item()])
+    assert fit.feed.statistics.mean.flatten().tolist() == pytest.approx([expected.item()])
     stem = theirs.conv_stem.weight.sum(1, keepdim=True)
     torch.testing.assert_close(fit.model.state_dict()["conv_stem.weight"], stem)
     train(fit)

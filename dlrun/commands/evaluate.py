@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dlrun.commands.request import Request
 from dlrun.config.compose import compose_saved
@@ -19,7 +19,10 @@ from dlrun.errors import EXIT_DONE, CheckpointError, UserError, did_you_mean
 from dlrun.logs import log, start_console
 from dlrun.runfolder import finite
 
-SPLITS = ("test", "val", "train")
+if TYPE_CHECKING:
+    from dlrun.data.feed import Split
+
+SPLITS: tuple[Split, ...] = ("test", "val", "train")
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,10 @@ def evaluate(request: Request) -> int:
         UserError: if a checkpoint, the split or the data are wrong.
     """
     start_console()
-    split = request.reserved.get("split", "test")
-    if split not in SPLITS:
-        raise UserError(f"split={split}: unknown split; {did_you_mean(split, SPLITS)}")
+    given = request.reserved.get("split", "test")
+    split = next((name for name in SPLITS if name == given), None)
+    if split is None:
+        raise UserError(f"split={given}: unknown split; {did_you_mean(given, SPLITS)}")
     given = request.reserved.get("checkpoint", "")
     if not given:
         raise UserError("dlrun eval needs checkpoint=PATH, a checkpoint file or a run folder")
@@ -87,10 +91,9 @@ def _plugin_overrides(request: Request) -> list[str]:
     return [word for word in request.overrides if word.startswith("plugins=")]
 
 
-def _evaluate_one(subject: _Subject, split: str) -> dict[str, Any]:
-    from dlrun.build import build_data, build_eval_loader, build_model, build_task
+def _evaluate_one(subject: _Subject, split: Split) -> dict[str, Any]:
+    from dlrun.build import build_feed, build_model, build_task
     from dlrun.commands.explaining import explaining
-    from dlrun.data.statistics import Statistics
     from dlrun.reproducibility import resolve_device, set_determinism
     from dlrun.scores import confusion_matrix, per_class
     from dlrun.train.evaluate import predict
@@ -99,21 +102,16 @@ def _evaluate_one(subject: _Subject, split: str) -> dict[str, Any]:
     config, payload = subject.config, subject.payload
     set_determinism(deterministic=config.trainer.deterministic, threads=config.trainer.threads)
     device = resolve_device(config.device)
-    data = build_data(config)
-    classes = tuple(payload["data"]["classes"])
-    _check_classes(subject.path, classes, data.classes)
-    if list(data.input_shape) != list(payload["data"]["input_shape"]):
-        raise CheckpointError(
-            f"checkpoint {subject.path}: was trained on images of shape {payload['data']['input_shape']} (channels, "
-            f"height, width), but the data have {list(data.input_shape)}"
-        )
-    source = getattr(data, split)
-    if source is None:
+    try:
+        feed = build_feed(config, device, payload["data"])
+    except CheckpointError as error:
+        raise CheckpointError(f"checkpoint {subject.path}: {error}") from None
+    loader = feed.eval_loader(split)
+    if loader is None:
         raise UserError(f"split={split}: the data have no {split} split")
-    model = build_model(config, data.input_shape, len(classes), device)
+    model = build_model(config, feed.arguments, device)
     load_weights(model, payload["model"])
-    task = build_task(config, len(classes))
-    loader = build_eval_loader(config, source, Statistics.from_state(payload["data"]["statistics"]), device)
+    task = build_task(config, feed.arguments)
     try:
         with explaining(config):
             outputs, targets = predict(model, loader, task, config.trainer.precision, device)
@@ -121,7 +119,8 @@ def _evaluate_one(subject: _Subject, split: str) -> dict[str, Any]:
         loader.close()
     loss = float(task.loss(outputs, targets))
     counts = {name: int(value) for name, value in task.score(outputs, targets).items()}
-    confusion = confusion_matrix(outputs.argmax(1), targets, len(classes))
+    assert feed.classes is not None
+    confusion = confusion_matrix(outputs.argmax(1), targets, len(feed.classes))
     return {
         "checkpoint": display_path(subject.path.absolute()),
         "split": split,
@@ -129,28 +128,10 @@ def _evaluate_one(subject: _Subject, split: str) -> dict[str, Any]:
         "step": payload["state"]["step"],
         "loss": loss,
         **{name: count / len(targets) for name, count in counts.items()},
-        "per_class": per_class(confusion, classes),
-        "classes": list(classes),
+        "per_class": per_class(confusion, feed.classes),
+        "classes": list(feed.classes),
         "confusion": confusion.tolist(),
     }
-
-
-def _check_classes(path: Path, trained: tuple[str, ...], found: tuple[str, ...]) -> None:
-    if trained == found:
-        return
-    if len(trained) != len(found):
-        raise CheckpointError(
-            f"checkpoint {path}: was trained on {len(trained)} classes, but the data have {len(found)}; give the "
-            f"data it was trained for with data.root=... (trained: {_some(trained)}; found: {_some(found)})"
-        )
-    different = [f"{i}: {a!r} is now {b!r}" for i, (a, b) in enumerate(zip(trained, found, strict=True)) if a != b]
-    raise CheckpointError(
-        f"checkpoint {path}: the classes of the data are not those it was trained on ({'; '.join(different[:3])})"
-    )
-
-
-def _some(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
 
 
 def _print(report: Mapping[str, Any]) -> None:

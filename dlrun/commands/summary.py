@@ -108,7 +108,7 @@ def _summarise(asked: _Asked, shape: tuple[int, int, int] | None, classes: int |
 
     def count(device: str) -> Subject:
         with torch.device(device):
-            model = build_model(config, shape, classes, torch.device(device))
+            model = build_model(config, {"input_shape": shape, "num_classes": classes}, torch.device(device))
         optimizer = build_optimizer(config, model) if device == "meta" else None
         result = summarise(model, shape, batch, optimizer)
         return Subject(asked.name, config.model.name, classes, config.trainer.precision, result)

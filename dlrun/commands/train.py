@@ -192,19 +192,17 @@ def _resume(fit: Fit, request: Request, payload: Mapping[str, Any] | None) -> No
 
 
 def _announce(fit: Fit, *, resumed: bool) -> None:
-    config, data, state = fit.config, fit.data, fit.state
+    config, state = fit.config, fit.state
     parameters = sum(parameter.numel() for parameter in fit.model.parameters())
-    sizes = [f"{len(data.train):,} train"]
-    sizes += [f"{len(split):,} {name}" for name, split in (("val", data.val), ("test", data.test)) if split is not None]
+    sizes = [f"{size:,} {split}" for split, size in fit.feed.sizes().items()]
     log.info("run folder  %s", _shown(fit.run.path))
     log.info(
-        "model       %s, %s parameters; data %s (%s; %d classes, %s); %s",
+        "model       %s, %s parameters; data %s (%s; %s); %s",
         config.model.name,
         f"{parameters:,}",
         config.data.name,
         " / ".join(sizes),
-        len(data.classes),
-        "x".join(str(side) for side in data.input_shape),
+        fit.feed.describe(),
         fit.device,
     )
     if fit.origin:
@@ -246,7 +244,6 @@ def _end(fit: Fit, started: float) -> int:
 
 
 def _results(fit: Fit, started: float) -> dict[str, Any]:
-    from dlrun.build import build_eval_loader
     from dlrun.checkpoint import load
     from dlrun.errors import CheckpointError
     from dlrun.train.evaluate import evaluate
@@ -270,8 +267,8 @@ def _results(fit: Fit, started: float) -> dict[str, Any]:
             results["best"] = {"step": payload["state"]["step"], **payload["state"]["metrics"]}
         except CheckpointError as error:
             log.warning("%s; the last weights are tested instead", error)
-    if fit.data.test is not None:
-        loader = build_eval_loader(fit.config, fit.data.test, fit.statistics, fit.device)
+    loader = fit.feed.eval_loader("test")
+    if loader is not None:
         try:
             results["test"] = evaluate(fit.model, loader, fit.task, fit.config.trainer.precision, fit.device)
         finally:

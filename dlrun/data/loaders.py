@@ -16,12 +16,12 @@ Letters used below: N images in the source, B images in a batch, C channels, H x
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from dlrun.augment.base import Augmentation, take
+from dlrun.data.feed import BatchLoader
 from dlrun.data.order import generator
 from dlrun.data.plan import Plan
 from dlrun.data.source import ImageSource, array_of, decoded_bytes
@@ -33,42 +33,8 @@ RESIDENT_BYTES = 1 << 30
 """Arrays up to this size are kept on the device unless the configuration says otherwise."""
 
 Batch = tuple[Tensor, Tensor]
-
-
-class BatchLoader(Protocol):
-    """Gives the batches of any epoch from any position.
-
-    Attributes:
-        batch_size: B.
-        num_samples: images in one epoch; less than the source's N if the last partial batch is dropped.
-        steps_per_epoch: batches in one epoch, >= 1.
-    """
-
-    batch_size: int
-    num_samples: int
-    steps_per_epoch: int
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch.
-
-        Args:
-            epoch: counted from 0.
-            start: number of the first batch wanted, in 0..steps_per_epoch.
-
-        Yields:
-            (inputs, targets): float32 (B, C, H, W) normalised, int64 (B,), both on the device. The last batch
-                may be
-            smaller. Inputs may be views of one chunk.
-
-        Raises:
-            ValueError: if ``epoch`` or ``start`` is out of range.
-            DataError: if a file cannot be decoded, or a worker died.
-        """
-        ...
-
-    def close(self) -> None:
-        """End the workers, if there are any. The loader can be used again: they are then started anew."""
-        ...
+"""(inputs, targets): float32 (B, C, H, W) normalised, int64 (B,), both on the device. The last batch of an epoch may be
+smaller; inputs may be views of one chunk."""
 
 
 class _Finish:

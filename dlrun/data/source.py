@@ -12,6 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dlrun.data.order import permutation
+
 
 class ImageSource(Protocol):
     """Decoded images by index. Must be picklable, so that the workers of a loader can read from it.
@@ -92,6 +94,11 @@ class SubsetSource:
     def read(self, indices: Sequence[int] | Tensor) -> Tensor:
         """See :meth:`ImageSource.read`."""
         return self.source.read(self.indices[torch.as_tensor(indices, dtype=torch.int64)])
+
+
+def first(source: ImageSource, count: int, seed: int) -> ImageSource:
+    """A random part of at most ``count`` images, fixed by the seed."""
+    return SubsetSource(source, permutation(seed, 0, len(source))[:count]) if count < len(source) else source
 
 
 @dataclass(frozen=True)

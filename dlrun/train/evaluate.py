@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dlrun.config.schema import Precision
-from dlrun.data.loaders import BatchLoader
+from dlrun.data.feed import BatchLoader
 from dlrun.meters import Meters
 from dlrun.tasks.base import StepOutput, Task
 from dlrun.train.step import autocast

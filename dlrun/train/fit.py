@@ -11,9 +11,7 @@ import torch
 from torch import nn
 
 from dlrun.config.schema import Config
-from dlrun.data.loaders import BatchLoader
-from dlrun.data.source import ImageData
-from dlrun.data.statistics import Statistics
+from dlrun.data.feed import BatchLoader, Feed
 from dlrun.errors import CheckpointError
 from dlrun.meters import Meters, Reading
 from dlrun.optim.schedules import Schedule
@@ -117,8 +115,7 @@ class Fit:
         scaler: loss scaler of fp16, else None.
         train: training batches.
         val: validation batches; None without a validation split.
-        data: the data set.
-        statistics: of the training split.
+        feed: the data.
         device: where it runs.
         callbacks: by name, in the order in which they are called.
         frozen: modules that are not trained and stay in eval mode.
@@ -139,8 +136,7 @@ class Fit:
     scaler: torch.amp.GradScaler | None
     train: BatchLoader
     val: BatchLoader | None
-    data: ImageData
-    statistics: Statistics
+    feed: Feed
     device: torch.device
     callbacks: Mapping[str, Callback]
     frozen: tuple[nn.Module, ...] = ()
@@ -183,12 +179,7 @@ class Fit:
             "epoch_reading": [self.epoch_reading.sums, self.epoch_reading.samples],
             "callbacks": {name: callback.state_dict() for name, callback in self.callbacks.items()},
             "random": random_state(self.device),
-            "data": {
-                "classes": list(self.data.classes),
-                "input_shape": list(self.data.input_shape),
-                "statistics": self.statistics.state_dict(),
-                "train_samples": self.train.num_samples,
-            },
+            "data": {**self.feed.state_dict(), "train_samples": self.train.num_samples},
         }
 
     def resume(self, payload: Mapping[str, Any]) -> None:
@@ -197,24 +188,13 @@ class Fit:
         Raises:
             CheckpointError: if the data or the callbacks are not those of the checkpoint.
         """
-        known, stored = payload["data"], Statistics.from_state(payload["data"]["statistics"])
-        same = (
-            list(self.data.classes) == known["classes"]
-            and list(self.data.input_shape) == known["input_shape"]
-            and torch.equal(self.statistics.mean.cpu(), stored.mean)
-            and torch.equal(self.statistics.std.cpu(), stored.std)
-        )
-        samples = known["train_samples"]
+        samples = payload["data"]["train_samples"]
         if samples != self.train.num_samples:
             raise CheckpointError(
-                f"the checkpoint was trained on {samples} samples, but the training split now has "
+                f"the checkpoint was trained on {samples} {self.feed.unit}, but the training split now has "
                 f"{self.train.num_samples}: the data changed, so the run cannot be continued exactly; start a new run"
             )
-        if not same:
-            raise CheckpointError(
-                "the data are not those that the checkpoint was trained on (their classes, their size or the "
-                "statistics of the training split differ), so the run cannot be continued exactly; start a new run"
-            )
+        self.feed.check_unchanged(payload["data"])
         load_weights(self.model, payload["model"])
         self.optimizer.load_state_dict(payload["optimizer"])
         if self.scaler is not None and payload["scaler"] is not None:

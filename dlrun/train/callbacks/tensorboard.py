@@ -7,7 +7,6 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dlrun.data.order import permutation
 from dlrun.registry import CALLBACKS
 from dlrun.train.fit import Callback, Fit
 from dlrun.types import NonNegativeInt
@@ -67,7 +66,7 @@ class tensorboard(Callback):  # named as in YAML
             self._writer = SummaryWriter(str(fit.run.tensorboard), purge_step=first + 1 if again else None)
             _quiet_writer_threads()
             if first == 0:
-                self._images(fit, self._writer)
+                self._example(fit, self._writer)
         return self._writer
 
     def _scalars(self, fit: Fit, metrics: Mapping[str, float]) -> None:
@@ -80,12 +79,11 @@ class tensorboard(Callback):  # named as in YAML
         except OSError as error:
             self._complain(error)
 
-    def _images(self, fit: Fit, writer: SummaryWriter) -> None:
-        count = min(self.images, len(fit.data.train))
-        if count and len(fit.data.input_shape) == 3:
-            # A random choice: folders list their images class by class.
-            chosen = permutation(fit.config.seed, 0, len(fit.data.train))[:count]
-            writer.add_images("train/images", fit.data.train.read(chosen), 0)
+    def _example(self, fit: Fit, writer: SummaryWriter) -> None:
+        example = fit.feed.example(self.images) if self.images else ""
+        if isinstance(example, str):
+            return
+        writer.add_images("train/images", example, 0)
 
     def _hparams(self, fit: Fit) -> None:
         from torch.utils.tensorboard.summary import hparams

@@ -1,0 +1,176 @@
+"""Images as a :class:`~dlrun.data.feed.Feed`. Letters: N images, C channels, H x W pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dlrun.augment.base import Augmentation
+from dlrun.config.schema import Config
+from dlrun.data.feed import BatchLoader, Split
+from dlrun.data.loaders import make_loader
+from dlrun.data.order import permutation
+from dlrun.data.source import ImageData, ImageSource, first
+from dlrun.data.statistics import Statistics
+from dlrun.data.statistics import fit as fit_statistics
+from dlrun.errors import CheckpointError, DataError
+
+
+class ImageFeed:
+    """Normalised images with one label each.
+
+    Args:
+        data: the splits.
+        config: how they are fed: its sections ``data`` and ``trainer``, and the seed.
+        augment: applied to the training images, in this order.
+        device: where the batches are wanted.
+        stored: what a checkpoint holds of its data: the statistics are then those, and the classes and the size of the
+            images must be.
+        statistics: gives what images are normalised with; None: what ``data.normalize`` says, of the training split.
+
+    Raises:
+        CheckpointError: if the images do not fit ``stored``.
+    """
+
+    kind = "images"
+    counted = "num_classes"
+    unit: Literal["samples", "tokens"] = "samples"
+
+    def __init__(
+        self,
+        data: ImageData,
+        config: Config,
+        augment: Sequence[Augmentation],
+        device: torch.device,
+        stored: Mapping[str, Any] | None = None,
+        statistics: Callable[[ImageData], Statistics] | None = None,
+    ) -> None:
+        self.data = data
+        self.classes: tuple[str, ...] | None = data.classes
+        self.outputs = data.classes
+        self.arguments: Mapping[str, Any] = {"input_shape": data.input_shape, "num_classes": len(data.classes)}
+        self._config, self._augment, self._device = config, tuple(augment), device
+        if stored is None:
+            self.statistics = _fitted(data, config) if statistics is None else statistics(data)
+        else:
+            _check_classes(tuple(stored["classes"]), data.classes)
+            if list(data.input_shape) != list(stored["input_shape"]):
+                raise CheckpointError(
+                    f"was trained on images of shape {stored['input_shape']} (channels, height, width), but the data "
+                    f"have {list(data.input_shape)}"
+                )
+            self.statistics = Statistics.from_state(stored["statistics"])
+
+    def _source(self, split: Split) -> ImageSource | None:
+        source: ImageSource | None = getattr(self.data, split)
+        return source
+
+    def sizes(self) -> dict[Split, int]:
+        """See :meth:`dlrun.data.feed.Feed.sizes`."""
+        splits: tuple[Split, ...] = ("train", "val", "test")
+        return {split: len(source) for split in splits if (source := self._source(split)) is not None}
+
+    def describe(self) -> str:
+        """See :meth:`dlrun.data.feed.Feed.describe`."""
+        return f"{len(self.data.classes)} classes, {'x'.join(str(side) for side in self.data.input_shape)}"
+
+    def train_loader(self) -> BatchLoader:
+        """Shuffled, augmented batches. See :meth:`dlrun.data.feed.Feed.train_loader`."""
+        samples, settings = len(self.data.train), self._config.data
+        if settings.batch_size > samples:
+            raise DataError(
+                f"data.batch_size={settings.batch_size} is larger than the training split ({samples} samples); "
+                f"set it to {samples} or less"
+            )
+        return self._loader(
+            self.data.train,
+            settings.batch_size,
+            shuffle=True,
+            augment=self._augment,
+            drop_last=settings.drop_last,
+        )
+
+    def eval_loader(self, split: Split) -> BatchLoader | None:
+        """See :meth:`dlrun.data.feed.Feed.eval_loader`."""
+        source = self._source(split)
+        return None if source is None else self._loader(source, self._config.data.eval_batch_size, shuffle=False)
+
+    def _loader(
+        self,
+        source: ImageSource,
+        batch_size: int,
+        *,
+        shuffle: bool,
+        augment: Sequence[Augmentation] = (),
+        drop_last: bool = False,
+    ) -> BatchLoader:
+        return make_loader(
+            source,
+            batch_size=batch_size,
+            seed=self._config.seed,
+            shuffle=shuffle,
+            augment=augment,
+            statistics=self.statistics,
+            device=self._device,
+            resident=self._config.data.resident,
+            workers=self._config.data.workers,
+            channels_last=self._config.trainer.channels_last,
+            drop_last=drop_last,
+        )
+
+    def sample_inputs(self, count: int) -> Tensor:
+        """Normalised images (N, C, H, W); a random part, as folders list their images class by class."""
+        images = first(self.data.train, count, self._config.seed)
+        return self.statistics.normalize(images.read(range(len(images)))).to(self._device)
+
+    def example(self, count: int) -> Tensor:
+        """A random choice of images. See :meth:`dlrun.data.feed.Feed.example`."""
+        return self.data.train.read(permutation(self._config.seed, 0, len(self.data.train))[:count])
+
+    def state_dict(self) -> dict[str, Any]:
+        """See :meth:`dlrun.data.feed.Feed.state_dict`."""
+        return {
+            "classes": list(self.data.classes),
+            "input_shape": list(self.data.input_shape),
+            "statistics": self.statistics.state_dict(),
+        }
+
+    def check_unchanged(self, stored: Mapping[str, Any]) -> None:
+        """See :meth:`dlrun.data.feed.Feed.check_unchanged`."""
+        statistics = Statistics.from_state(stored["statistics"])
+        same = (
+            list(self.data.classes) == stored["classes"]
+            and list(self.data.input_shape) == stored["input_shape"]
+            and torch.equal(self.statistics.mean.cpu(), statistics.mean)
+            and torch.equal(self.statistics.std.cpu(), statistics.std)
+        )
+        if not same:
+            raise CheckpointError(
+                "the data are not those that the checkpoint was trained on (their classes, their size or the "
+                "statistics of the training split differ), so the run cannot be continued exactly; start a new run"
+            )
+
+
+def _fitted(data: ImageData, config: Config) -> Statistics:
+    kind = config.data.normalize
+    assert kind != "weights"
+    return fit_statistics(data.train, kind)
+
+
+def _check_classes(trained: tuple[str, ...], found: tuple[str, ...]) -> None:
+    if trained == found:
+        return
+    if len(trained) != len(found):
+        raise CheckpointError(
+            f"was trained on {len(trained)} classes, but the data have {len(found)}; give the "
+            f"data it was trained for with data.root=... (trained: {_some(trained)}; found: {_some(found)})"
+        )
+    different = [f"{i}: {a!r} is now {b!r}" for i, (a, b) in enumerate(zip(trained, found, strict=True)) if a != b]
+    raise CheckpointError(f"the classes of the data are not those it was trained on ({'; '.join(different[:3])})")
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
