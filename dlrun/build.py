@@ -18,6 +18,8 @@ from dlrun.data.source import ImageData, first
 from dlrun.data.splits import split_off_validation
 from dlrun.data.statistics import Statistics
 from dlrun.data.statistics import fit as fit_statistics
+from dlrun.data.text import TextData
+from dlrun.data.text_feed import TextFeed
 from dlrun.errors import UserError, did_you_mean
 from dlrun.optim.groups import can_fuse, parameter_groups
 from dlrun.optim.schedules import Schedule, with_warmup
@@ -54,13 +56,21 @@ def _make(registry: Registry[Any], chosen: ComponentConfig, **runtime: Any) -> A
     return registry.build(chosen.name, chosen.params, **runtime)
 
 
-def build_data(config: Config) -> ImageData:
-    """The data set with its three splits; a validation split is made where the data bring none.
+def build_data(config: Config) -> Any:
+    """The data set with its splits: :class:`ImageData` or :class:`TextData`.
+
+    For images a validation split is made where the data bring none.
 
     Raises:
         DataError: if the data are missing or damaged.
     """
-    data: ImageData = _make(DATASETS, config.data, split_seed=config.data.split_seed)
+    chosen = config.data
+    data = _make(DATASETS, chosen, split_seed=chosen.split_seed, val_fraction=chosen.val_fraction)
+    return _arranged(data, config) if isinstance(data, ImageData) else data
+
+
+def _arranged(data: ImageData, config: Config) -> ImageData:
+    """With a validation split, and no more than ``trainer.limit_batches`` batches."""
     data = split_off_validation(data, config.data.val_fraction, config.data.split_seed)
     limit = config.trainer.limit_batches
     if limit is None:
@@ -115,6 +125,8 @@ def build_feed(
     """
     data = build_data(config)
     augment = [_make(AUGMENTATIONS, augmentation) for augmentation in config.augment]
+    if isinstance(data, TextData):
+        return TextFeed(data, config, augment, device, stored)
     return ImageFeed(data, config, augment, device, stored, statistics)
 
 
@@ -390,6 +402,8 @@ def build_fit(config: Config, prepared: Prepared, open_run: Callable[[], RunFold
     """
     device, feed = prepared.device, prepared.feed
     check_fit(config, feed)
+    if config.model.cache_features and feed.classes is None:
+        raise UserError("model.cache_features=true is for data with a class for each sample; set it to false")
     train, val = feed.train_loader(), feed.eval_loader("val")
     seed_all(config.seed)
     model = build_model(config, feed.arguments, device)

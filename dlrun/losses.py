@@ -14,12 +14,16 @@ from dlrun.types import Range
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(outputs, targets) -> mean loss over the batch."""
 
+IGNORED = -100
+"""Label of a masked position: it has no loss and is not averaged."""
+
 
 @LOSSES.register
 def cross_entropy(*, label_smoothing: Annotated[float, Range(ge=0, lt=1)] = 0.0) -> Loss:
     """Softmax cross entropy in nats; ln K at initialisation with K classes.
 
-    The loss maps logits (B, K) and labels (B,) in [0, K) to the mean of -log softmax(logits)[label].
+    The loss maps logits (B, K) and labels (B,) in [0, K) to the mean of -log softmax(logits)[label] over the labels
+    that are not :data:`IGNORED`.
 
     Args:
         label_smoothing: part of the target that is spread evenly over all classes, in [0, 1).
@@ -28,6 +32,6 @@ def cross_entropy(*, label_smoothing: Annotated[float, Range(ge=0, lt=1)] = 0.0)
     """
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        return F.cross_entropy(logits, labels, ignore_index=IGNORED, label_smoothing=label_smoothing)
 
     return loss

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from dlrun.runfolder import RunFolder
+from dlrun.scores import is_rate
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem; color: #1a1a1a; }
@@ -92,7 +93,7 @@ def score_cell(name: str, value: float | None) -> str:
     """A metric as text: losses as numbers, rates in percent, a dash for none."""
     if value is None:
         return "-"
-    return f"{value:.4f}" if "loss" in name else f"{value:.2%}"
+    return f"{value:.2%}" if is_rate(name) else f"{value:.4f}" if value < 1000 else f"{value:.4g}"
 
 
 def _table(results: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Scores of a classifier's outputs over a whole split."""
+"""Scores of a classifier's outputs over a whole split, and how scores are shown."""
 
 from __future__ import annotations
 
@@ -7,6 +7,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+_NUMBERS = ("loss", "bpc", "bpb", "bpw", "perplexity")
+
+
+def is_rate(name: str) -> bool:
+    """Whether a metric is a share of the samples, shown in percent; or else a number, as losses and perplexities are.
+
+    Args:
+        name: of the metric, with or without its split: ``val/accuracy``.
+    """
+    return not any(word in name for word in _NUMBERS)
 
 
 def confusion_matrix(predicted: Tensor, targets: Tensor, classes: int) -> Tensor:

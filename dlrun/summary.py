@@ -3,7 +3,8 @@
 The model runs forward twice, best on torch's meta device, where tensors have shapes and no contents: once in training
 mode as a whole batch, to see what is kept for the backward pass, and once in evaluation mode on one image, to count
 multiply-adds as papers do. Every operation passes :class:`Tracer`, so functional code (residual additions,
-concatenations, slices) counts like layers do. Letters: B batch, C channels, H, W pixels, K classes.
+concatenations, slices) counts like layers do. Letters: B batch, C channels, H, W pixels, K classes,
+T tokens in a chunk.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class Summary:
     """All of a model's figures.
 
     Attributes:
-        input_shape: (C, H, W) of one image.
+        input_shape: (C, H, W) of one image, or (T,) of one chunk of text: what is said below of one image, is of it.
         batch_size: B, to which ``memory`` applies.
         layers: the rows, in the order in which they end.
         parameters: of the whole model.
@@ -101,7 +102,7 @@ class Summary:
         warnings: what is probably not meant: dropped rows, unused parameters.
     """
 
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     batch_size: int
     layers: tuple[Layer, ...]
     parameters: int
@@ -115,7 +116,7 @@ class Summary:
 
 def summarise(
     model: nn.Module,
-    input_shape: tuple[int, int, int],
+    input_shape: tuple[int, ...],
     batch_size: int,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> Summary:
@@ -125,8 +126,9 @@ def summarise(
     be used afterwards, as a step without meaning is taken with it.
 
     Args:
-        model: maps (B, C, H, W) to scores, in any structure; on the meta device nothing is computed.
-        input_shape: (C, H, W) of one image.
+        model: maps images (B, C, H, W) or tokens (B, T) to scores, in any structure; on the meta device nothing is
+            computed.
+        input_shape: (C, H, W) of one image, or (T,) of one chunk of text.
         batch_size: B.
         optimizer: over the model's parameters, to count its state; on the meta device only.
 
@@ -234,7 +236,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.alive: list[Tensor] = [images]
         self.trace.makers[_storage(images)] = INPUT
         n = images.ndim - 2
-        self.fields[_key(images)] = Field((1,) * n, (1,) * n)
+        if n:
+            self.fields[_key(images)] = Field((1,) * n, (1,) * n)
 
     @property
     def here(self) -> str:
@@ -303,11 +306,12 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return tensor
 
 
-def _trace(model: nn.Module, input_shape: tuple[int, int, int], batch: int, *, training: bool) -> Trace:
+def _trace(model: nn.Module, input_shape: tuple[int, ...], batch: int, *, training: bool) -> Trace:
     """One forward pass on ``batch`` images, with a graph if it is for training."""
     model.train(training)
     first = next(model.parameters(), torch.empty(0))
-    images = torch.zeros(batch, *input_shape, device=first.device, dtype=first.dtype)
+    dtype = torch.int64 if len(input_shape) == 1 else first.dtype
+    images = torch.zeros(batch, *input_shape, device=first.device, dtype=dtype)
     with ExitStack() as stack:
         stack.enter_context(torch.set_grad_enabled(training))
         counter = stack.enter_context(FlopCounterMode(display=False))

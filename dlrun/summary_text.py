@@ -18,7 +18,7 @@ class Subject:
     Attributes:
         name: as the user gave it: a model, a recipe, a file.
         model: registered name of the model.
-        classes: K.
+        classes: K; of text, the size of the vocabulary.
         precision: of the training; the summary counts in fp32.
         summary: its figures.
     """
@@ -28,6 +28,17 @@ class Subject:
     classes: int
     precision: str
     summary: Summary
+
+    @property
+    def text(self) -> bool:
+        """Whether the model reads text instead of images."""
+        return len(self.summary.input_shape) == 1
+
+    @property
+    def batch(self) -> str:
+        """What a step takes, in words."""
+        count = self.summary.batch_size
+        return f"{count} stream{'' if count == 1 else 's'}" if self.text else images(count)
 
 
 def to_plain(subject: Subject) -> dict[str, Any]:
@@ -54,12 +65,16 @@ def to_plain(subject: Subject) -> dict[str, Any]:
 def table(subject: Subject) -> str:
     """All layers and the totals."""
     summary = subject.summary
+    read = f"{sides(summary.input_shape)} tokens" if subject.text else sides(summary.input_shape)
     head = (
-        f"{subject.name}: model {subject.model}, input {sides(summary.input_shape)}, {subject.classes} classes, "
-        f"{images(summary.batch_size)} at once"
+        f"{subject.name}: model {subject.model}, input {read}, {subject.classes} "
+        f"{'symbols' if subject.text else 'classes'}, {subject.batch} at once"
     )
     rows: list[tuple[str, ...]] = [("layer", "type", "output", "parameters", "multiply-adds", "memory", "field")]
     rows += [_cells(layer) for layer in summary.layers]
+    if subject.text:
+        # A recurrent layer sees all that came before.
+        rows = [row[:-1] for row in rows]
     parts = [head, "", *_aligned(rows, left=3)]
     if any(layer.training_only for layer in summary.layers):
         parts.append("* in training only: its multiply-adds are not in the total")
@@ -156,13 +171,16 @@ def _totals(subject: Subject) -> list[str]:
     frozen = summary.parameters - summary.trainable
     extra = summary.training_multiply_adds - summary.multiply_adds
     auxiliary = f"; {short(summary.training_multiply_adds)} in training" if extra > 0 else ""
+    multiply_adds, of, one = summary.multiply_adds, "one image", "one image"
+    if subject.text:
+        multiply_adds, of, one = multiply_adds // summary.input_shape[0], "one token", "one stream"
     lines = [
         f"parameters       {summary.parameters:,}" + (f", {frozen:,} of them frozen" if frozen else ""),
-        f"multiply-adds    {short(summary.multiply_adds)} for one image, forward{auxiliary}",
-        f"activations      {short(summary.activations)} values for one image, forward: "
+        f"multiply-adds    {short(multiply_adds)} for {of}, forward{auxiliary}",
+        f"activations      {short(summary.activations)} values for {one}, forward: "
         f"{size(summary.activations * FP32_BYTES)}",
         f"memory           {_memory_text(summary.memory)}",
-        f"                 for a training step on {images(summary.batch_size)} in fp32"
+        f"                 for a training step on {subject.batch} in fp32"
         + (f"; {subject.precision} takes about half for the activations" if subject.precision != "fp32" else ""),
         f"most parameters  {_share(summary, _parameters, short)}",
         f"most memory      {_most_memory(summary)}",

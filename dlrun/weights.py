@@ -98,12 +98,10 @@ def _read_file(path: Path) -> Weights:
     if checkpoint.is_ours(path):
         payload = checkpoint.load(path)
         data = payload["data"]
-        return Weights(
-            str(path),
-            payload["model"],
-            tuple(data["classes"]),
-            Statistics.from_state(data["statistics"]),
-        )
+        # Of text, a model scores the symbols of its vocabulary; it has no statistics.
+        classes = tuple(data["vocabulary"]["symbols"]) or None if "vocabulary" in data else tuple(data["classes"])
+        statistics = Statistics.from_state(data["statistics"]) if "statistics" in data else None
+        return Weights(str(path), payload["model"], classes, statistics)
     return Weights(str(path), _state_dict_in(_read_torch(path), path))
 
 

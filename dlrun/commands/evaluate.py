@@ -20,8 +20,13 @@ from dlrun.logs import log, start_console
 from dlrun.runfolder import finite
 
 if TYPE_CHECKING:
-    from dlrun.data.feed import Split
+    import torch
+    from torch import nn
 
+    from dlrun.data.feed import BatchLoader, Feed, Split
+    from dlrun.tasks.base import Task
+
+_NAMES = {"accuracy": "top-1", "top5": "top-5"}
 SPLITS: tuple[Split, ...] = ("test", "val", "train")
 
 
@@ -95,8 +100,6 @@ def _evaluate_one(subject: _Subject, split: Split) -> dict[str, Any]:
     from dlrun.build import build_feed, build_model, build_task
     from dlrun.commands.explaining import explaining
     from dlrun.reproducibility import resolve_device, set_determinism
-    from dlrun.scores import confusion_matrix, per_class
-    from dlrun.train.evaluate import predict
     from dlrun.weights import load_weights
 
     config, payload = subject.config, subject.payload
@@ -114,19 +117,33 @@ def _evaluate_one(subject: _Subject, split: Split) -> dict[str, Any]:
     task = build_task(config, feed.arguments)
     try:
         with explaining(config):
-            outputs, targets = predict(model, loader, task, config.trainer.precision, device)
+            scores = _scores(model, loader, task, feed, config, device)
     finally:
         loader.close()
-    loss = float(task.loss(outputs, targets))
-    counts = {name: int(value) for name, value in task.score(outputs, targets).items()}
-    assert feed.classes is not None
-    confusion = confusion_matrix(outputs.argmax(1), targets, len(feed.classes))
     return {
         "checkpoint": display_path(subject.path.absolute()),
         "split": split,
-        "samples": len(targets),
+        feed.unit: loader.num_samples,
+        **feed.facts(split),
         "step": payload["state"]["step"],
-        "loss": loss,
+        **scores,
+    }
+
+
+def _scores(
+    model: nn.Module, loader: BatchLoader, task: Task, feed: Feed, config: Config, device: torch.device
+) -> dict[str, Any]:
+    """Loss and metrics; where samples have classes, also those of each class."""
+    from dlrun.scores import confusion_matrix, per_class
+    from dlrun.train.evaluate import evaluate, predict
+
+    if feed.classes is None:
+        return evaluate(model, loader, task, config.trainer.precision, device) or {}
+    outputs, targets = predict(model, loader, task, config.trainer.precision, device)
+    counts = {name: int(value) for name, value in task.score(outputs, targets).items()}
+    confusion = confusion_matrix(outputs.argmax(1), targets, len(feed.classes))
+    return {
+        "loss": float(task.loss(outputs, targets)),
         **{name: count / len(targets) for name, count in counts.items()},
         "per_class": per_class(confusion, feed.classes),
         "classes": list(feed.classes),
@@ -135,12 +152,17 @@ def _evaluate_one(subject: _Subject, split: Split) -> dict[str, Any]:
 
 
 def _print(report: Mapping[str, Any]) -> None:
+    from dlrun.scores import is_rate
+
     log.info("checkpoint  %s (step %d)", report["checkpoint"], report["step"])
-    log.info("split       %s, %s samples", report["split"], f"{report['samples']:,}")
-    log.info("loss        %.4f", report["loss"])
-    for name in ("accuracy", "top5"):
-        if name in report:
-            log.info("%-12s%.2f %%", "top-1" if name == "accuracy" else "top-5", 100 * report[name])
+    unit = "samples" if "samples" in report else "tokens"
+    unknown = f", {report['unknown']:,} of them unknown to the training text" if report.get("unknown") else ""
+    log.info("split       %s, %s %s%s", report["split"], f"{report[unit]:,}", unit, unknown)
+    for name in _metrics(report):
+        value = f"{100 * report[name]:.2f} %" if is_rate(name) else f"{report[name]:.4f}"
+        log.info("%-12s%s", _NAMES.get(name, name) if unit == "samples" else name, value)
+    if "per_class" not in report:
+        return
     log.info("")
     width = max(5, *(len(str(row["class"])) for row in report["per_class"]))
     log.info("  %-*s  %9s  %9s  %9s  %7s", width, "class", "precision", "recall", "F1", "samples")
@@ -150,15 +172,21 @@ def _print(report: Mapping[str, Any]) -> None:
 
 
 def _print_table(reports: list[dict[str, Any]]) -> None:
+    from dlrun.report import score_cell
+
     width = max(len(report["checkpoint"]) for report in reports)
-    names = [name for name in ("loss", "accuracy", "top5") if any(name in report for report in reports)]
-    log.info("  %-*s  %s", width, "checkpoint", "".join(f"{name:>10}" for name in names))
+    names = list(dict.fromkeys(name for report in reports for name in _metrics(report)))
+    columns = [(name, max(10, len(name) + 2)) for name in names]
+    log.info("  %-*s  %s", width, "checkpoint", "".join(f"{name:>{wide}}" for name, wide in columns))
     for report in reports:
-        cells = [
-            f"{'-':>10}" if n not in report else f"{report[n]:10.4f}" if n == "loss" else f"{report[n]:10.2%}"
-            for n in names
-        ]
+        cells = [f"{score_cell(name, report.get(name)):>{wide}}" for name, wide in columns]
         log.info("  %-*s  %s", width, report["checkpoint"], "".join(cells))
+
+
+def _metrics(report: Mapping[str, Any]) -> list[str]:
+    """The scores of the whole split: they come after the step."""
+    names = list(report)[list(report).index("step") + 1 :]
+    return [name for name in names if isinstance(report[name], float)]
 
 
 def _write(path: Path, split: str, report: Mapping[str, Any]) -> None:
@@ -172,10 +200,11 @@ def _write(path: Path, split: str, report: Mapping[str, Any]) -> None:
         temporary = folder / f".{name}.json.tmp"
         temporary.write_text(json.dumps(finite(report), indent=2, allow_nan=False) + "\n", encoding="utf-8")
         os.replace(temporary, result)
-        title = f"{path.stem} on {split}: {report['accuracy']:.2%} of {report['samples']:,}"
-        draw_confusion(folder / f"{name}.png", report["confusion"], report["classes"], title)
+        if "confusion" in report:
+            title = f"{path.stem} on {split}: {report['accuracy']:.2%} of {report['samples']:,}"
+            draw_confusion(folder / f"{name}.png", report["confusion"], report["classes"], title)
     except OSError as error:
         log.warning("the results cannot be written to %s: %s", folder, error.strerror)
         return
     log.info("")
-    log.info("written     %s, .png", display_path(result.absolute()))
+    log.info("written     %s%s", display_path(result.absolute()), ", .png" if "confusion" in report else "")

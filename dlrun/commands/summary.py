@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dlrun.commands.request import Request
 from dlrun.config.compose import compose, recipes
@@ -94,6 +94,15 @@ def _config_of(word: str, given: str | None, overrides: Sequence[str]) -> Config
     return load_config(word, overrides, places_needed=False)[0]
 
 
+@dataclass(frozen=True)
+class _Sample:
+    """What the model is run on, and what it is built with."""
+
+    shape: tuple[int, ...]
+    classes: int
+    arguments: Mapping[str, Any]
+
+
 def _summarise(asked: _Asked, shape: tuple[int, int, int] | None, classes: int | None) -> Subject:
     import torch
 
@@ -102,16 +111,16 @@ def _summarise(asked: _Asked, shape: tuple[int, int, int] | None, classes: int |
     from dlrun.summary_text import Subject
 
     config = asked.config
-    shape, classes = _shape_and_classes(config, shape, classes)
+    sample = _sample(config, shape, classes)
     # Each micro-batch keeps its own activations only.
     batch = -(-config.data.batch_size // config.trainer.accumulate)
 
     def count(device: str) -> Subject:
         with torch.device(device):
-            model = build_model(config, {"input_shape": shape, "num_classes": classes}, torch.device(device))
+            model = build_model(config, sample.arguments, torch.device(device))
         optimizer = build_optimizer(config, model) if device == "meta" else None
-        result = summarise(model, shape, batch, optimizer)
-        return Subject(asked.name, config.model.name, classes, config.trainer.precision, result)
+        result = summarise(model, sample.shape, batch, optimizer)
+        return Subject(asked.name, config.model.name, sample.classes, config.trainer.precision, result)
 
     try:
         return count("meta")
@@ -120,27 +129,40 @@ def _summarise(asked: _Asked, shape: tuple[int, int, int] | None, classes: int |
         return count("cpu")
 
 
-def _shape_and_classes(
-    config: Config, shape: tuple[int, int, int] | None, classes: int | None
-) -> tuple[tuple[int, int, int], int]:
-    """What was given, and for the rest what the data tell without being read."""
-    from dlrun.data.shape import shape_of
+def _sample(config: Config, shape: tuple[int, int, int] | None, classes: int | None) -> _Sample:
+    """What was given, and for the rest what the data tell: images without being read."""
+    from dlrun.data.shape import TextShape, shape_of
 
-    if shape is not None and classes is not None:
-        return shape, classes
-    known = shape_of(config.data.name, config.data.params)
-    if known is None and shape is None:
-        raise UserError(
-            f"data {config.data.name!r} cannot tell the shape of its images without reading them; "
-            "give it with input=CxHxW, and classes=K"
-        )
-    found = classes if known is None or classes is not None else known.classes
-    if found is None:
-        raise UserError(
-            f"data {config.data.name!r} cannot tell the number of classes here; give it with classes=K, or set "
-            "data.root to the folder of the data"
-        )
-    if shape is None:
-        assert known is not None
-        shape = known.input_shape
-    return shape, found
+    if shape is None or classes is None:
+        known = shape_of(config.data.name, config.data.params)
+        if isinstance(known, TextShape) and shape is None:
+            return _text_sample(config, known.sequence_length, classes or known.vocabulary)
+        if known is None and shape is None:
+            raise UserError(
+                f"data {config.data.name!r} cannot tell the shape of its images without reading them; "
+                "give it with input=CxHxW, and classes=K"
+            )
+        found = classes if classes is not None or known is None or isinstance(known, TextShape) else known.classes
+        if found is None:
+            raise UserError(
+                f"data {config.data.name!r} cannot tell the number of classes here; give it with classes=K, or set "
+                "data.root to the folder of the data"
+            )
+        if shape is None:
+            assert known is not None
+            assert not isinstance(known, TextShape)
+            shape = known.input_shape
+        classes = found
+    return _Sample(shape, classes, {"input_shape": shape, "num_classes": classes})
+
+
+def _text_sample(config: Config, steps: int, vocabulary: int | None) -> _Sample:
+    """A chunk of text; the vocabulary takes reading, unless it was given with classes=."""
+    import torch
+
+    from dlrun.build import build_feed
+
+    if vocabulary is None:
+        vocabulary = build_feed(config, torch.device("cpu")).arguments["vocabulary_size"]
+    assert vocabulary is not None
+    return _Sample((steps,), vocabulary, {"vocabulary_size": vocabulary})

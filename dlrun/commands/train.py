@@ -280,11 +280,11 @@ def _results(fit: Fit, started: float) -> dict[str, Any]:
 def _summary(fit: Fit, results: Mapping[str, Any], run: str) -> None:
     from dlrun.report import score_cell, score_rows
 
-    names = ["loss", *fit.task.metrics]
+    columns = [(name, max(10, len(name) + 2)) for name in ("loss", *fit.task.metrics)]
     log.info("")
-    log.info("  %-18s%s", "", "".join(f"{name:>10}" for name in names))
+    log.info("  %-18s%s", "", "".join(f"{name:>{width}}" for name, width in columns))
     for label, values, note in score_rows(results):
-        cells = "".join(f"{score_cell(name, values.get(name)):>10}" for name in names)
+        cells = "".join(f"{score_cell(name, values.get(name)):>{width}}" for name, width in columns)
         log.info("  %-18s%s   %s", label, cells, note)
     log.info("")
     log.info("done in %.1f s: %s", results["seconds"], run)

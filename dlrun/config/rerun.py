@@ -18,6 +18,7 @@ RESUME_MAY_CHANGE = (
     "trainer.compile",
     "trainer.detect_nan",
     "data.root",
+    "data.path",
     "data.workers",
     "data.resident",
     "data.eval_batch_size",

@@ -77,6 +77,10 @@ class Feed(Protocol):
         """What the data are, in a few words."""
         ...
 
+    def facts(self, split: Split) -> dict[str, int]:
+        """What else is to be told of a split when it was evaluated: name -> count."""
+        ...
+
     def train_loader(self) -> BatchLoader:
         """Batches of the training split for training.
 

@@ -77,6 +77,10 @@ class ImageFeed:
         """See :meth:`dlrun.data.feed.Feed.describe`."""
         return f"{len(self.data.classes)} classes, {'x'.join(str(side) for side in self.data.input_shape)}"
 
+    def facts(self, split: Split) -> dict[str, int]:
+        """None. See :meth:`dlrun.data.feed.Feed.facts`."""
+        return {}
+
     def train_loader(self) -> BatchLoader:
         """Shuffled, augmented batches. See :meth:`dlrun.data.feed.Feed.train_loader`."""
         samples, settings = len(self.data.train), self._config.data

@@ -1,4 +1,4 @@
-"""What a data set can tell of its images without reading one: their shape and the number of classes.
+"""What a data set can tell of its samples without reading one: the shape of images, the length of chunks of text.
 
 A data set that can has, beside its factory, a function with the same options, registered by
 :func:`tells_shape`. Nothing here imports torch.
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from dlrun.registry import DATASETS
 
-T = TypeVar("T", bound=Callable[..., "DataShape"])
+T = TypeVar("T", bound=Callable[..., "DataShape | TextShape"])
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,26 @@ class DataShape:
     classes: int | None
 
 
-_TELLERS: dict[Callable[..., Any], Callable[..., DataShape]] = {}
+@dataclass(frozen=True)
+class TextShape:
+    """What is known of a text before it is read.
+
+    Attributes:
+        sequence_length: T, tokens in a chunk.
+        vocabulary: V, or None where only reading would tell.
+    """
+
+    sequence_length: int
+    vocabulary: int | None
+
+
+_TELLERS: dict[Callable[..., Any], Callable[..., DataShape | TextShape]] = {}
 
 
 def tells_shape(factory: Callable[..., Any]) -> Callable[[T], T]:
     """Register what tells a data set's shape (decorator).
 
-    The decorated function takes the options of the factory, without the runtime arguments, and reads no image.
+    The decorated function takes the options of the factory, without the runtime arguments, and reads no sample.
 
     Args:
         factory: the registered factory of the data set.
@@ -47,8 +60,8 @@ def tells_shape(factory: Callable[..., Any]) -> Callable[[T], T]:
     return register
 
 
-def shape_of(name: str, params: Mapping[str, Any]) -> DataShape | None:
-    """The shape of a data set's images; None if it cannot tell without reading them.
+def shape_of(name: str, params: Mapping[str, Any]) -> DataShape | TextShape | None:
+    """The shape of a data set's samples; None if it cannot tell without reading them.
 
     Args:
         name: a registered name.

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 
 Batch = Any
 """What a loader yields and only the task takes apart: a tuple of tensors for the built-in tasks."""
+
+
+Carried = tuple[Tensor, ...] | None
+"""What a model of streams hands from one batch to the next: tensors (layers, B, ...) with the streams along axis 1;
+None where a stream begins, and always for batches that do not follow one another."""
 
 
 class WithAuxiliary(NamedTuple):
@@ -31,24 +37,51 @@ class StepOutput(NamedTuple):
     """(B, ...) what the metrics are counted from."""
     targets: Tensor
     """(B, ...)."""
+    carried: Carried = None
+    """Detached: what the next batch of the same streams starts from."""
+
+
+def split_carried(carried: Carried, parts: int) -> list[Carried]:
+    """Cut what is carried along the streams, as ``Tensor.tensor_split`` cuts the batch."""
+    if carried is None:
+        return [None] * parts
+    return list(zip(*(tensor.tensor_split(parts, dim=1) for tensor in carried), strict=True))
+
+
+def join_carried(parts: Sequence[Carried]) -> Carried:
+    """The inverse of :func:`split_carried`."""
+    known = [part for part in parts if part is not None]
+    return tuple(torch.cat(tensors, dim=1) for tensors in zip(*known, strict=True)) if known else None
 
 
 class Task(Protocol):
-    """What differs between problems: the loss of a batch, and what is measured."""
+    """What differs between problems: the loss of a batch, what is measured, and what is carried to the next batch.
+
+    A task has no state of its own: the training carries along its own streams, an evaluation along its own.
+    """
 
     metrics: tuple[str, ...]
-    """Names of the metrics beside ``loss``."""
+    """Names of the metrics beside ``loss``, those that :meth:`derive` gives included."""
     loss: Callable[[Tensor, Tensor], Tensor]
     """(outputs (B, ...), targets (B, ...)) -> mean over the batch, a scalar."""
 
     def size(self, batch: Batch) -> int:
-        """Samples in the batch, from its shape: never a transfer from the device."""
+        """Samples (of text: tokens) in the batch that count in the loss; never a transfer from the device."""
 
     def split(self, batch: Batch, parts: int) -> Sequence[Batch]:
-        """Cut a batch into at most ``parts`` micro-batches of nearly equal size, none empty."""
+        """Cut a batch into at most ``parts`` micro-batches of nearly equal size, none empty, in the order of its rows,
+        as ``Tensor.tensor_split`` does."""
 
-    def forward(self, model: nn.Module, batch: Batch) -> StepOutput:
-        """Run the model on a batch and take the loss."""
+    def forward(self, model: nn.Module, batch: Batch, carried: Carried = None) -> StepOutput:
+        """Run the model on a batch, from what the batch before left, and take the loss."""
 
     def score(self, outputs: Tensor, targets: Tensor) -> Mapping[str, Tensor]:
         """Per metric the sum over the batch, as scalar tensors on the device of ``outputs``."""
+
+    def derive(self, means: Mapping[str, float]) -> Mapping[str, float]:
+        """Metrics that follow from the means of the others over many batches, such as a perplexity."""
+
+
+def complete(task: Task, means: Mapping[str, float]) -> dict[str, float]:
+    """Means over many batches, with what follows from them; empty if there were none."""
+    return {"loss": means["loss"], **task.derive(means), **means} if means else {}

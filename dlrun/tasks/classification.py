@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dlrun.losses import Loss
 from dlrun.registry import TASKS
-from dlrun.tasks.base import StepOutput, WithAuxiliary
+from dlrun.tasks.base import Carried, StepOutput, WithAuxiliary
 
 TOP5_FROM = 10
 """Number of classes from which top-5 accuracy says something."""
@@ -39,8 +39,8 @@ class classification:  # named as in YAML
         parts = min(parts, labels.shape[0])
         return list(zip(inputs.tensor_split(parts), labels.tensor_split(parts), strict=True))
 
-    def forward(self, model: nn.Module, batch: Batch) -> StepOutput:
-        """Logits and their loss."""
+    def forward(self, model: nn.Module, batch: Batch, carried: Carried = None) -> StepOutput:
+        """Logits and their loss; samples are independent, so nothing is carried."""
         inputs, labels = batch
         logits = model(inputs)
         if isinstance(logits, WithAuxiliary):
@@ -58,3 +58,7 @@ class classification:  # named as in YAML
         if self.num_classes >= TOP5_FROM:
             sums["top5"] = (outputs.topk(5, dim=1).indices == targets[:, None]).any(1).sum()
         return sums
+
+    def derive(self, means: Mapping[str, float]) -> Mapping[str, float]:
+        """Nothing."""
+        return {}

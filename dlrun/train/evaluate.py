@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dlrun.config.schema import Precision
 from dlrun.data.feed import BatchLoader
 from dlrun.meters import Meters
-from dlrun.tasks.base import StepOutput, Task
+from dlrun.tasks.base import Carried, StepOutput, Task, complete
 from dlrun.train.step import autocast
 
 
@@ -22,7 +22,7 @@ def evaluate(
     device: torch.device,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> dict[str, float] | None:
-    """Mean loss and metrics over all samples of a split.
+    """Mean loss and metrics over all samples of a split; of text, over all its tokens.
 
     The model is in eval mode meanwhile and back in its former mode after.
 
@@ -39,13 +39,13 @@ def evaluate(
     """
     meters = Meters(task.score)
 
-    def take(output: StepOutput) -> bool:
-        meters.add(output.loss, output.targets.shape[0], output.outputs, output.targets)
+    def take(output: StepOutput, size: int) -> bool:
+        meters.add(output.loss, size, output.outputs, output.targets)
         return not interrupted()
 
     if interrupted() or not _forward_all(model, loader, task, precision, device, take):
         return None
-    return meters.read().means()
+    return complete(task, meters.read().means())
 
 
 def predict(
@@ -59,7 +59,7 @@ def predict(
     outputs: list[Tensor] = []
     targets: list[Tensor] = []
 
-    def take(output: StepOutput) -> bool:
+    def take(output: StepOutput, size: int) -> bool:
         outputs.append(output.outputs.float().cpu())
         targets.append(output.targets.cpu())
         return True
@@ -74,16 +74,19 @@ def _forward_all(
     task: Task,
     precision: Precision,
     device: torch.device,
-    take: Callable[[StepOutput], bool],
+    take: Callable[[StepOutput, int], bool],
 ) -> bool:
     """Run the model over all batches until ``take`` gives False; returns whether it never did."""
     # Frozen parts are in eval mode all the time.
     modes = {module: module.training for module in model.modules()}
+    carried: Carried = None
     model.eval()
     try:
         with torch.inference_mode(), autocast(precision, device):
             for batch in loader.epoch(0):
-                if not take(task.forward(model, batch)):
+                output = task.forward(model, batch, carried)
+                carried = output.carried
+                if not take(output, task.size(batch)):
                     return False
         return True
     finally:

@@ -17,7 +17,7 @@ from dlrun.meters import Meters, Reading
 from dlrun.optim.schedules import Schedule
 from dlrun.reproducibility import random_state, set_random_state
 from dlrun.runfolder import RunFolder
-from dlrun.tasks.base import Task
+from dlrun.tasks.base import Carried, Task
 from dlrun.train.state import State
 from dlrun.weights import load_weights
 
@@ -124,6 +124,7 @@ class Fit:
         evaluated: what evaluation calls on the batches of ``val``: the model, or its head alone on cached features.
         meters: training metrics since the last reading.
         epoch_reading: sums of the current epoch's readings.
+        carried: what the newest batch left to the next one of its streams: with epoch and batch, the position in text.
     """
 
     config: Config
@@ -145,6 +146,7 @@ class Fit:
     evaluated: nn.Module = field(init=False)
     meters: Meters = field(init=False)
     epoch_reading: Reading = field(default_factory=lambda: Reading({}, 0, []))
+    carried: Carried = None
 
     def __post_init__(self) -> None:
         self.evaluated = self.model
@@ -179,6 +181,7 @@ class Fit:
             "epoch_reading": [self.epoch_reading.sums, self.epoch_reading.samples],
             "callbacks": {name: callback.state_dict() for name, callback in self.callbacks.items()},
             "random": random_state(self.device),
+            **({} if self.carried is None else {"carried": [tensor.cpu() for tensor in self.carried]}),
             "data": {**self.feed.state_dict(), "train_samples": self.train.num_samples},
         }
 
@@ -207,6 +210,8 @@ class Fit:
                 # More patience, or none at all: the run goes on.
                 self.state.stop = None
         self.meters.load_state_dict(payload["meters"], self.device)
+        if "carried" in payload:
+            self.carried = tuple(tensor.to(self.device) for tensor in payload["carried"])
         sums, count = payload["epoch_reading"]
         self.epoch_reading = Reading(sums, count, [])
         for name, callback in self.callbacks.items():

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from dlrun.data.loaders import StreamingLoader
+from dlrun.tasks.base import complete
 from dlrun.train.evaluate import evaluate
 from dlrun.train.fit import EVENTS, Callback, Fit, log
 from dlrun.train.nan_hunt import naming_nan
@@ -84,6 +85,7 @@ class _Loop:
             self._emit("epoch_end")
             state.epoch += 1
             state.batch = 0
+            fit.carried = None
             fit.epoch_reading = type(fit.epoch_reading)({}, 0, [])
 
     def _epoch_is_over(self) -> bool:
@@ -106,7 +108,8 @@ class _Loop:
                 group["lr"] = lr * factor
             number = state.step + 1
             flush = state.batch + 1 == steps_per_epoch or number % log_every == 0 or number % eval_steps == 0
-            output, norm = step(batch, want_norm=flush)
+            output, norm = step(batch, fit.carried, want_norm=flush)
+            fit.carried = output.carried
             size = task.size(batch)
             meters.add(output.loss, size, output.outputs, output.targets)
             state.step += 1
@@ -131,7 +134,7 @@ class _Loop:
             self._diverged("loss", state.step - steps + bad + 1)
             return
         fit.epoch_reading += reading
-        means = {f"train/{name}": value for name, value in reading.means().items()}
+        means = {f"train/{name}": value for name, value in complete(fit.task, reading.means()).items()}
         state.metrics.update(means)
         now = time.perf_counter()
         elapsed, waited = now - self.flushed_at, self.waited
@@ -141,7 +144,7 @@ class _Loop:
             **means,
             **{f"train/{name}": value for name, value in reading.extra.items()},
             "lr": fit.optimizer.param_groups[0]["lr"],
-            "time/samples_per_second": rate,
+            f"time/{fit.feed.unit}_per_second": rate,
             "time/data_wait": waited / max(elapsed, 1e-9),
         }
         for hook in self.hooks["log"]:
@@ -175,7 +178,7 @@ class _Loop:
         def interrupted() -> bool:
             return state.stop is not None and state.stop.reason in RESUMABLE
 
-        metrics = {f"train/{name}": value for name, value in fit.epoch_reading.means().items()}
+        metrics = {f"train/{name}": value for name, value in complete(fit.task, fit.epoch_reading.means()).items()}
         if fit.val is not None:
             values = evaluate(fit.evaluated, fit.val, fit.task, self.config.precision, fit.device, interrupted)
             if values is None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dlrun.config.schema import Precision, TrainerConfig
-from dlrun.tasks.base import Batch, StepOutput, Task
+from dlrun.tasks.base import Batch, Carried, StepOutput, Task, join_carried, split_carried
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -55,18 +55,19 @@ class TrainStep:
         self._precision = config.precision
         self._device = device
 
-    def __call__(self, batch: Batch, *, want_norm: bool) -> tuple[StepOutput, Tensor | None]:
+    def __call__(self, batch: Batch, carried: Carried = None, *, want_norm: bool) -> tuple[StepOutput, Tensor | None]:
         """Take one step.
 
         Args:
             batch: what the loader gave.
+            carried: what the batch before left to this one.
             want_norm: also measure the gradient's norm.
 
         Returns:
             The detached output of the batch, and the L2 norm of the gradient before clipping (a scalar tensor on the
             device) if it was wanted or needed.
         """
-        output = self._backward(batch) if self._accumulate == 1 else self._backward_in_parts(batch)
+        output = self._backward(batch, carried) if self._accumulate == 1 else self._backward_in_parts(batch, carried)
         if self._scaler is not None and (want_norm or self._clip_norm or self._clip_value):
             self._scaler.unscale_(self._optimizer)
         norm = self._clip(want_norm)
@@ -79,32 +80,36 @@ class TrainStep:
             parameter.grad = None
         return output, norm
 
-    def _forward(self, batch: Batch) -> StepOutput:
+    def _forward(self, batch: Batch, carried: Carried) -> StepOutput:
         if not self._mixed:
-            return self._task.forward(self._model, batch)
+            return self._task.forward(self._model, batch, carried)
         with autocast(self._precision, self._device):
-            return self._task.forward(self._model, batch)
+            return self._task.forward(self._model, batch, carried)
 
-    def _backward(self, batch: Batch) -> StepOutput:
-        loss, outputs, targets = self._forward(batch)
+    def _backward(self, batch: Batch, carried: Carried) -> StepOutput:
+        loss, outputs, targets, after = self._forward(batch, carried)
         (loss if self._scaler is None else self._scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
-        return StepOutput(loss.detach(), outputs.detach(), targets)
+        return StepOutput(loss.detach(), outputs.detach(), targets, after)
 
-    def _backward_in_parts(self, batch: Batch) -> StepOutput:
+    def _backward_in_parts(self, batch: Batch, carried: Carried) -> StepOutput:
         """Micro-batches weighted by their true share of the batch: the gradient is that of the whole batch."""
         total = self._task.size(batch)
         loss: Tensor | None = None
-        outputs: list[Tensor] = []
-        targets: list[Tensor] = []
-        for part in self._task.split(batch, self._accumulate):
-            result = self._forward(part)
+        results: list[StepOutput] = []
+        parts = self._task.split(batch, self._accumulate)
+        for part, before in zip(parts, split_carried(carried, len(parts)), strict=True):
+            result = self._forward(part, before)
             share = result.loss * (self._task.size(part) / total)
             (share if self._scaler is None else self._scaler.scale(share)).backward()  # type: ignore[no-untyped-call]
             loss = share.detach() if loss is None else loss + share.detach()
-            outputs.append(result.outputs.detach())
-            targets.append(result.targets)
+            results.append(result._replace(outputs=result.outputs.detach()))
         assert loss is not None
-        return StepOutput(loss, torch.cat(outputs), torch.cat(targets))
+        return StepOutput(
+            loss,
+            torch.cat([result.outputs for result in results]),
+            torch.cat([result.targets for result in results]),
+            join_carried([result.carried for result in results]),
+        )
 
     def _clip(self, want_norm: bool) -> Tensor | None:
         norm = None

@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from dlrun.registry import CALLBACKS
+from dlrun.scores import is_rate
 from dlrun.train.fit import Callback, Fit
 from dlrun.train.fit import log as logger
 from dlrun.types import Duration
@@ -31,7 +32,7 @@ class progress(Callback):  # named as in YAML
         self._bar: tqdm[Any] | None = None
         self._printed_at = float("-inf")
         self._started_at = 0.0
-        self._rate = 0.0
+        self._rate = "-"
 
     def fit_start(self, fit: Fit) -> None:
         """Open the bar on a terminal."""
@@ -48,7 +49,9 @@ class progress(Callback):  # named as in YAML
 
     def log(self, fit: Fit, metrics: Mapping[str, float]) -> None:
         """Move the bar, or print a line if the last one is old enough."""
-        self._rate = metrics["time/samples_per_second"]
+        unit = fit.feed.unit
+        per = "/s" if unit == "samples" else f" {unit}/s"
+        self._rate = f"{metrics[f'time/{unit}_per_second']:,.0f}{per}"
         if self._bar is not None:
             self._bar.set_description(f"epoch {fit.state.epoch + 1}/{fit.config.trainer.epochs}", refresh=False)
             self._bar.set_postfix_str(self._numbers(metrics), refresh=False)
@@ -72,11 +75,11 @@ class progress(Callback):  # named as in YAML
 
     def _numbers(self, metrics: Mapping[str, float]) -> str:
         parts = [
-            f"{name} {value:.4g}" if "loss" in name else f"{name} {value:.2%}"
+            f"{name} {value:.2%}" if is_rate(name) else f"{name} {value:.4g}"
             for name, value in metrics.items()
             if name.split("/")[0] in ("train", "val") and name.split("/")[1] != "grad_norm"
         ]
-        return ", ".join([*parts, *([f"lr {metrics['lr']:.3g}"] if "lr" in metrics else []), f"{self._rate:,.0f}/s"])
+        return ", ".join([*parts, *([f"lr {metrics['lr']:.3g}"] if "lr" in metrics else []), self._rate])
 
     def _line(self, fit: Fit, metrics: Mapping[str, float], *, always: bool = False) -> None:
         now = time.monotonic()
@@ -86,7 +89,7 @@ class progress(Callback):  # named as in YAML
         state = fit.state
         done = state.step - state.first_step
         left = (now - self._started_at) / max(done, 1) * (fit.total_steps - state.step)
-        shown = {name: value for name, value in metrics.items() if not name.endswith("top5")}
+        shown = {name: value for name, value in metrics.items() if not name.endswith(("top5", "perplexity"))}
         logger.info(
             "epoch %*d/%d  step %d/%d  %s, ETA %s",
             len(str(fit.config.trainer.epochs)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import textwrap
 import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -19,10 +20,10 @@ log = logging.getLogger("dlrun")
 
 @CALLBACKS.register
 class tensorboard(Callback):  # named as in YAML
-    """Write TensorBoard events: metrics, learning rate, gradient norm, hyperparameters and example images.
+    """Write TensorBoard events: metrics, learning rate, gradient norm, hyperparameters and examples of the data.
 
     Args:
-        images: training images shown at the start, >= 0.
+        images: training images shown at the start, >= 0; of text, its beginning is shown if this is not 0.
     """
 
     def __init__(self, *, images: NonNegativeInt = 16) -> None:
@@ -80,10 +81,14 @@ class tensorboard(Callback):  # named as in YAML
             self._complain(error)
 
     def _example(self, fit: Fit, writer: SummaryWriter) -> None:
-        example = fit.feed.example(self.images) if self.images else ""
-        if isinstance(example, str):
+        if not self.images:
             return
-        writer.add_images("train/images", example, 0)
+        example = fit.feed.example(self.images)
+        if isinstance(example, str):
+            # Indented, Markdown leaves it as it is.
+            writer.add_text("train/text", textwrap.indent(example, "    ", lambda line: True), 0)
+        else:
+            writer.add_images("train/images", example, 0)
 
     def _hparams(self, fit: Fit) -> None:
         from torch.utils.tensorboard.summary import hparams

@@ -1,0 +1,174 @@
+"""Text as a :class:`~dlrun.data.feed.Feed`: a vocabulary and streams of tokens."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dlrun.augment.base import Augmentation
+from dlrun.config.schema import Config
+from dlrun.data.feed import Split
+from dlrun.data.streams import TokenStreams
+from dlrun.data.text import TextData
+from dlrun.data.vocabulary import Vocabulary
+from dlrun.errors import CheckpointError, DataError, UserError
+
+_SHOWN = 2000
+"""Characters of the training text that are shown as an example."""
+
+
+class TextFeed:
+    """Tokens in contiguous streams: ``data.batch_size`` of them in training, ``data.eval_batch_size`` in evaluation.
+
+    In training the streams have one length, and up to ``batch_size - 1`` tokens at the end of the split are left out.
+    In evaluation every token of the split but its first is predicted once.
+
+    Args:
+        data: the splits.
+        config: how they are fed: its sections ``data`` and ``trainer``.
+        augment: there are no augmentations of text.
+        device: where the batches are wanted.
+        stored: what a checkpoint holds of its data: the vocabulary is then that.
+
+    Raises:
+        UserError: if the configuration has options for images.
+        DataError: if there is no training text to take a vocabulary from, or one token in a split.
+        CheckpointError: if the checkpoint was trained on other tokens, such as words instead of characters.
+    """
+
+    kind = "text"
+    counted = "vocabulary_size"
+    unit: Literal["samples", "tokens"] = "tokens"
+    classes: tuple[str, ...] | None = None
+
+    def __init__(
+        self,
+        data: TextData,
+        config: Config,
+        augment: Sequence[Augmentation],
+        device: torch.device,
+        stored: Mapping[str, Any] | None = None,
+    ) -> None:
+        _refuse_options_of_images(config)
+        self.data = data
+        self._config, self._device = config, device
+        if stored is not None:
+            self.vocabulary = Vocabulary.from_state(stored["vocabulary"])
+            if self.vocabulary.level != data.level:
+                raise CheckpointError(
+                    f"was trained on tokens of the level {self.vocabulary.level}, so data.level={data.level} cannot be "
+                    "evaluated with it"
+                )
+        elif not data.train:
+            raise DataError("no text is left to train on; lower data.test_fraction or data.val_fraction")
+        else:
+            self.vocabulary = Vocabulary.fit(data.train, data.level, data.min_count)
+        self.outputs = self.vocabulary.symbols or (data.level,)
+        self.arguments: Mapping[str, Any] = {"vocabulary_size": len(self.vocabulary), "token": data.level}
+        self._tokens = cache(self._encode)
+        if stored is None:
+            for split, size in self.sizes().items():
+                if size < 2:
+                    raise DataError(
+                        f"the {split} split has {size} token, which leaves nothing to predict; give it a larger share, "
+                        "or none"
+                    )
+
+    def _encode(self, split: Split) -> Tensor:
+        return self.vocabulary.encode(getattr(self.data, split))
+
+    def sizes(self) -> dict[Split, int]:
+        """See :meth:`dlrun.data.feed.Feed.sizes`."""
+        splits: tuple[Split, ...] = ("train", "val", "test")
+        return {split: len(self._tokens(split)) for split in splits if getattr(self.data, split)}
+
+    def describe(self) -> str:
+        """See :meth:`dlrun.data.feed.Feed.describe`."""
+        unknown = [f"{count:,} unknown in {split}" for split in self.sizes() if (count := self.facts(split)["unknown"])]
+        return ", ".join([self.data.source, f"{len(self.vocabulary):,} {self.data.level}s", *unknown])
+
+    def facts(self, split: Split) -> dict[str, int]:
+        """The number of unknown tokens. See :meth:`dlrun.data.feed.Feed.facts`."""
+        return {"unknown": self.vocabulary.unknown(self._tokens(split))}
+
+    def train_loader(self) -> TokenStreams:
+        """See :meth:`dlrun.data.feed.Feed.train_loader`."""
+        settings, tokens = self._config.data, self._tokens("train")
+        try:
+            return TokenStreams(
+                tokens,
+                settings.batch_size,
+                self.data.sequence_length,
+                self._device,
+                whole=False,
+                drop_last=settings.drop_last,
+                limit=self._config.trainer.limit_batches,
+            )
+        except ValueError as error:
+            raise DataError(
+                f"data.batch_size={settings.batch_size} streams of data.sequence_length={self.data.sequence_length}: "
+                f"the training split of {error}; lower them, or give more text"
+            ) from None
+
+    def eval_loader(self, split: Split) -> TokenStreams | None:
+        """See :meth:`dlrun.data.feed.Feed.eval_loader`."""
+        tokens = self._tokens(split)
+        if len(tokens) == 0:
+            return None
+        return TokenStreams(
+            tokens,
+            self._config.data.eval_batch_size,
+            self.data.sequence_length,
+            self._device,
+            whole=True,
+            limit=self._config.trainer.limit_batches,
+        )
+
+    def sample_inputs(self, count: int) -> Tensor:
+        """The beginnings of the streams, int64 (at most ``count``, T)."""
+        return next(self.train_loader().epoch(0)).inputs[:count]
+
+    def example(self, count: int) -> str:
+        """The beginning of the training text. See :meth:`dlrun.data.feed.Feed.example`."""
+        shown = self.data.train[:_SHOWN]
+        return shown if isinstance(shown, str) else shown.decode("utf-8", errors="replace")
+
+    def state_dict(self) -> dict[str, Any]:
+        """See :meth:`dlrun.data.feed.Feed.state_dict`."""
+        return {
+            "vocabulary": self.vocabulary.state_dict(),
+            "train_digest": hashlib.sha256(self._tokens("train").numpy().tobytes()).hexdigest(),
+            "eval_batch_size": self._config.data.eval_batch_size,
+        }
+
+    def check_unchanged(self, stored: Mapping[str, Any]) -> None:
+        """See :meth:`dlrun.data.feed.Feed.check_unchanged`."""
+        own = self.state_dict()
+        if any(own[key] != stored[key] for key in ("vocabulary", "train_digest")):
+            raise CheckpointError(
+                "the training text is not that of the checkpoint, so the run cannot be continued exactly; start a new "
+                "run, or give the former text with data.path=..."
+            )
+        if own["eval_batch_size"] != stored["eval_batch_size"]:
+            raise CheckpointError(
+                f"data.eval_batch_size was {stored['eval_batch_size']}, now {own['eval_batch_size']}: text is "
+                "evaluated in so many streams, each without context at its start, so scores would not compare; leave it"
+            )
+
+
+def _refuse_options_of_images(config: Config) -> None:
+    wrong = []
+    if config.augment:
+        names = ", ".join(augmentation.name for augmentation in config.augment)
+        wrong.append(f"augment: {names} is for images; set augment=none")
+    if config.data.normalize != "none":
+        wrong.append(f"data.normalize={config.data.normalize} is for images; set data.normalize=none")
+    if config.data.resident is False:
+        wrong.append("data.resident=false is for images: text always lies on the device; set data.resident=true")
+    if wrong:
+        raise UserError("; ".join(wrong))

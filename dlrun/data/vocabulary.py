@@ -1,0 +1,122 @@
+"""From text to numbers and back: the vocabulary of a text, fitted on its training part alone.
+
+Letters: N tokens, V symbols in the vocabulary.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Level = Literal["character", "byte", "word"]
+Text = str | bytes
+"""What is cut into tokens: bytes for the level ``byte``, else decoded text."""
+
+UNKNOWN = 0
+"""Number of the symbol for all that the training part does not have; bytes have none, as they are all known."""
+UNKNOWN_NAME = "<unk>"
+
+_WORD = re.compile(r" ?\w+|\W")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The symbols of a text, numbered.
+
+    Attributes:
+        level: what a token is: a character (Unicode code point), a byte, or a word with the one space before it (all
+            else is a token by itself, so that the tokens joined are the text).
+        symbols: by number, with :data:`UNKNOWN` first; empty for bytes, which number themselves.
+    """
+
+    level: Level
+    symbols: tuple[str, ...] = ()
+
+    @classmethod
+    def fit(cls, text: Text, level: Level, min_count: int = 1) -> Vocabulary:
+        """The vocabulary of a training text.
+
+        Args:
+            text: bytes for the level ``byte``, else a str.
+            level: what a token is.
+            min_count: symbols that occur less often are left to :data:`UNKNOWN`, which is then trained; >= 1.
+        """
+        if level == "byte":
+            return cls("byte")
+        assert isinstance(text, str)
+        if level == "word":
+            counts = Counter(_WORD.findall(text))
+            kept = sorted((word for word, count in counts.items() if count >= min_count), key=lambda w: (-counts[w], w))
+        else:
+            codes, times = np.unique(_codes(text), return_counts=True)
+            kept = [chr(code) for code in codes[times >= min_count]]
+        return cls(level, (UNKNOWN_NAME, *kept))
+
+    def __len__(self) -> int:
+        """V."""
+        return 256 if self.level == "byte" else len(self.symbols)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The smallest integers that hold every number."""
+        return torch.uint8 if len(self) <= 1 << 8 else torch.int16 if len(self) <= 1 << 15 else torch.int32
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {symbol: number for number, symbol in enumerate(self.symbols) if number != UNKNOWN}
+
+    def encode(self, text: Text) -> Tensor:
+        """The tokens of a text.
+
+        Args:
+            text: bytes for the level ``byte``, else a str.
+
+        Returns:
+            (N,) of :attr:`dtype`, numbers in [0, V).
+        """
+        if isinstance(text, bytes):
+            return torch.frombuffer(bytearray(text), dtype=torch.uint8) if text else torch.empty(0, dtype=torch.uint8)
+        if self.level == "word":
+            numbers = self._numbers
+            found = np.array([numbers.get(word, UNKNOWN) for word in _WORD.findall(text)], dtype=np.int32)
+        else:
+            codes, known = _codes(text), [ord(symbol) for symbol in self._numbers]
+            table = np.full(max([*known, int(codes.max(initial=0))]) + 1, UNKNOWN, dtype=np.int32)
+            table[known] = list(self._numbers.values())
+            found = table[codes]
+        return torch.from_numpy(found).to(self.dtype)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of some tokens; bytes that are no UTF-8 become U+FFFD.
+
+        Args:
+            tokens: numbers in [0, V).
+        """
+        if self.level == "byte":
+            return bytes(tokens).decode("utf-8", errors="replace")
+        return "".join(self.symbols[number] for number in tokens)
+
+    def unknown(self, tokens: Tensor) -> int:
+        """How many of some tokens are not in the vocabulary."""
+        return 0 if self.level == "byte" else int((tokens == UNKNOWN).sum())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"level": self.level, "symbols": list(self.symbols)}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Vocabulary:
+        """The vocabulary that :meth:`state_dict` was called on."""
+        return cls(state["level"], tuple(state["symbols"]))
+
+
+def _codes(text: str) -> Any:
+    return np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
