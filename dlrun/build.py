@@ -146,8 +146,14 @@ def build_model(config: Config, arguments: Mapping[str, Any], device: torch.devi
     return model.to(device, memory_format=layout)  # type: ignore[call-overload, no-any-return]
 
 
-def find_head(config: Config, model: nn.Module, feed: Feed) -> Head | None:
+def find_head(config: Config, model: nn.Module, arguments: Mapping[str, Any], counted: str) -> Head | None:
     """The layers of a model that depend on the number of classes or symbols; None if no option asks for them.
+
+    Args:
+        config: the checked configuration.
+        model: the network.
+        arguments: what it was built with.
+        counted: the argument that is the number of classes or symbols.
 
     Raises:
         UserError: if there are none.
@@ -157,7 +163,7 @@ def find_head(config: Config, model: nn.Module, feed: Feed) -> Head | None:
         return None
 
     def other(device: str) -> nn.Module:
-        one_more = {**feed.arguments, feed.counted: feed.arguments[feed.counted] + 1}
+        one_more = {**arguments, counted: arguments[counted] + 1}
         with torch.random.fork_rng(devices=[]), torch.device(device):
             net: nn.Module = _make(MODELS, config.model, **one_more)
             return net
@@ -408,7 +414,7 @@ def build_fit(config: Config, prepared: Prepared, open_run: Callable[[], RunFold
     seed_all(config.seed)
     model = build_model(config, feed.arguments, device)
     init_from_data(model, feed)
-    head = find_head(config, model, feed)
+    head = find_head(config, model, feed.arguments, feed.counted)
     origin = _start(config, model, prepared, head)
     frozen = freeze(model, config.model.freeze, head)
     optimizer = build_optimizer(config, model, head)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -279,6 +280,23 @@ def test_modules_are_found_by_the_end_of_their_name(trained: Path, tmp_path: Pat
 def test_nothing_left_to_train_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no trainable parameters: model\.freeze=head leaves none"):
         make_fit(tmp_path, *CONV, "model.freeze=head", callbacks={})
+
+
+def test_the_summary_counts_what_is_trained(dlrun: Dlrun) -> None:
+    words = ("summary", "model=resnet", "model.depth=8", "input=3x32x32", "classes=10", "--json")
+    plain, probe = (json.loads(dlrun(*words, *more).out) for more in ((), ("model.freeze=all_but_head",)))
+    assert plain["trainable"] == plain["parameters"] == probe["parameters"]
+    assert probe["trainable"] == 64 * 10 + 10
+    assert probe["memory"]["gradients"] == 4 * 650
+    assert probe["memory"]["activations"] < plain["memory"]["activations"] / 10
+
+
+def test_models_of_libraries_are_summarised_by_their_name(dlrun: Dlrun) -> None:
+    done = dlrun("summary", "torchvision/resnet18", "resnet", "input=3x224x224", "classes=1000", "--json")
+    assert done.code == 0, done.err
+    theirs, own = json.loads(done.out)
+    assert theirs["parameters"] == own["parameters"] == 11_689_512
+    assert theirs["multiply_adds"] == own["multiply_adds"]
 
 
 # ---- Learning rates of parts

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlrun.commands.request import Request
 from dlrun.config.compose import compose, recipes
+from dlrun.config.groups import split_variant
 from dlrun.config.load import load_config, load_plugins
 from dlrun.config.schema import Config
 from dlrun.errors import EXIT_DONE, UserError, did_you_mean
@@ -80,7 +81,7 @@ def _asked(request: Request) -> list[_Asked]:
 
 def _config_of(word: str, given: str | None, overrides: Sequence[str]) -> Config:
     """What a plain word means: a model with its own defaults in the default recipe or in config=; a recipe; a file."""
-    if word in MODELS:
+    if word in MODELS or split_variant("model", word) is not None:
         # What a recipe says of its own model is dropped where another is chosen: so one is, first.
         other = next(name for name in MODELS.names() if name != word)
         return load_config(given, [f"model={other}", f"model={word}", *overrides], places_needed=False)[0]
@@ -106,9 +107,10 @@ class _Sample:
 def _summarise(asked: _Asked, shape: tuple[int, int, int] | None, classes: int | None) -> Subject:
     import torch
 
-    from dlrun.build import build_model, build_optimizer
+    from dlrun.build import build_model, build_optimizer, find_head
     from dlrun.summary import summarise
     from dlrun.summary_text import Subject
+    from dlrun.transfer import freeze
 
     config = asked.config
     sample = _sample(config, shape, classes)
@@ -118,7 +120,10 @@ def _summarise(asked: _Asked, shape: tuple[int, int, int] | None, classes: int |
     def count(device: str) -> Subject:
         with torch.device(device):
             model = build_model(config, sample.arguments, torch.device(device))
-        optimizer = build_optimizer(config, model) if device == "meta" else None
+        counted = "num_classes" if "num_classes" in sample.arguments else "vocabulary_size"
+        head = find_head(config, model, sample.arguments, counted)
+        freeze(model, config.model.freeze, head)
+        optimizer = build_optimizer(config, model, head) if device == "meta" else None
         result = summarise(model, sample.shape, batch, optimizer)
         return Subject(asked.name, config.model.name, sample.classes, config.trainer.precision, result)
 
