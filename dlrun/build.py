@@ -11,13 +11,11 @@ from torch import nn
 
 from dlrun.allocator import keep_freed_memory
 from dlrun.config.schema import ComponentConfig, Config
-from dlrun.data.features import FeatureLoader
-from dlrun.data.feed import BatchLoader, Feed
+from dlrun.data.feed import Feed
 from dlrun.data.image_feed import ImageFeed
 from dlrun.data.source import ImageData, first
 from dlrun.data.splits import split_off_validation
 from dlrun.data.statistics import Statistics
-from dlrun.data.statistics import fit as fit_statistics
 from dlrun.data.text import TextData
 from dlrun.data.text_feed import TextFeed
 from dlrun.errors import UserError, did_you_mean
@@ -38,14 +36,12 @@ from dlrun.reproducibility import resolve_device, seed_all, set_determinism
 from dlrun.runfolder import RunFolder
 from dlrun.tasks.base import Task
 from dlrun.train.fit import Callback, Fit
+from dlrun.train.probe import train_on_features
 from dlrun.train.state import State
-from dlrun.train.step import autocast
 from dlrun.transfer import (
     ALL_BUT_HEAD,
     Head,
-    compute_features,
     freeze,
-    head_module,
     learning_rate_factors,
     start_from,
 )
@@ -109,7 +105,7 @@ def build_feed(
     config: Config,
     device: torch.device,
     stored: Mapping[str, Any] | None = None,
-    statistics: Callable[[ImageData], Statistics] | None = None,
+    statistics: Statistics | None = None,
 ) -> Feed:
     """The data, ready to be trained on or evaluated.
 
@@ -117,7 +113,7 @@ def build_feed(
         config: the checked configuration.
         device: where the batches are wanted.
         stored: what a checkpoint holds of its data, if the model is evaluated as that left it.
-        statistics: gives what images are normalised with in training; None: ``data.normalize`` of the training split.
+        statistics: what images are normalised with; None: ``data.normalize`` of the training split.
 
     Raises:
         DataError: if the data are missing or damaged.
@@ -310,8 +306,8 @@ def prepare(config: Config, saved: Mapping[str, Any] | None = None) -> Prepared:
         keep_freed_memory()
     _check_probe(config)
     weights = read_weights(config.model) if saved is None else None
-    feed = build_feed(config, device, statistics=lambda data: _statistics(config, data, weights, saved))
-    return Prepared(device, feed, weights, saved)
+    statistics = _statistics_of_weights(weights, saved) if config.data.normalize == "weights" else None
+    return Prepared(device, build_feed(config, device, statistics=statistics), weights, saved)
 
 
 def _check_probe(config: Config) -> None:
@@ -326,33 +322,17 @@ def _check_probe(config: Config) -> None:
             raise UserError(f"model.cache_features=true: {remedy}, or cache_features=false")
 
 
-def _statistics(
-    config: Config, data: ImageData, weights: Weights | None, saved: Mapping[str, Any] | None
-) -> Statistics:
-    """Those of the training split, or those that the weights were trained with."""
-    kind = config.data.normalize
-    if kind != "weights":
-        return fit_statistics(data.train, kind)
+def _statistics_of_weights(weights: Weights | None, saved: Mapping[str, Any] | None) -> Statistics:
     if saved is not None:
         return Statistics.from_state(saved["data"]["statistics"])
     if weights is None:
         raise UserError("data.normalize=weights: there are no weights; set model.weights, or data.normalize=channel")
-    found = weights.statistics
-    if found is None:
+    if weights.statistics is None:
         raise UserError(
             f"data.normalize=weights: {weights.source} does not tell what its images were normalised with; "
             "set data.normalize=channel"
         )
-    channels = data.input_shape[0]
-    if channels == 1 and len(found.mean) == 3:
-        # Grey images are what the sum of the colour filters sees in an image of equal channels.
-        found = Statistics(found.kind, found.mean.mean(0, keepdim=True), found.std.mean(0, keepdim=True))
-    if len(found.mean) not in (1, channels) or found.mean.shape[1:] not in ((1, 1), data.input_shape[1:]):
-        raise UserError(
-            f"data.normalize=weights: {weights.source} was trained on images of another form "
-            f"({tuple(found.mean.shape)} means); set data.normalize=channel"
-        )
-    return found
+    return weights.statistics
 
 
 def _start(config: Config, model: nn.Module, prepared: Prepared, head: Head | None) -> str:
@@ -363,35 +343,6 @@ def _start(config: Config, model: nn.Module, prepared: Prepared, head: Head | No
         assert head is not None
         return start_from(model, prepared.weights, head, config.model.head, prepared.feed.outputs)
     return ""
-
-
-def _on_features(config: Config, fit: Fit, head: Head) -> None:
-    """Let a run train its head on what the frozen part gives for each image, computed once."""
-    device, precision = fit.device, config.trainer.precision
-    plain = fit.feed.eval_loader("train")
-    assert plain is not None
-    module = head_module(fit.model.eval(), head, next(iter(plain.epoch(0)))[0][:8])
-
-    def features(loader: BatchLoader, *, train: bool) -> BatchLoader:
-        try:
-            outputs, labels = compute_features(fit.model, module, loader, autocast(precision, device))
-        finally:
-            loader.close()
-        return FeatureLoader(
-            outputs,
-            labels,
-            batch_size=config.data.batch_size if train else config.data.eval_batch_size,
-            seed=config.seed,
-            shuffle=train,
-            drop_last=train and config.data.drop_last,
-        )
-
-    fit.train.close()
-    fit.train = features(plain, train=True)
-    if fit.val is not None:
-        fit.val = features(fit.val, train=False)
-    fit.evaluated = module
-    fit.forward = cast(nn.Module, torch.compile(module)) if config.trainer.compile else module
 
 
 def build_fit(config: Config, prepared: Prepared, open_run: Callable[[], RunFolder]) -> Fit:
@@ -444,6 +395,6 @@ def build_fit(config: Config, prepared: Prepared, open_run: Callable[[], RunFold
     )
     if config.model.cache_features:
         assert head is not None
-        _on_features(config, fit, head)
+        train_on_features(fit, head)
     fit.run = open_run()
     return fit

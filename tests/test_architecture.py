@@ -48,7 +48,7 @@ LAYERS: dict[str, int] = {
     "dlrun.recipes": 0,
 }
 # Inside train/: state -> fit -> callbacks -> step -> loop.
-TRAIN = ["state", "monitor", "fit", "callbacks", "step", "evaluate", "signals", "nan_hunt", "loop"]
+TRAIN = ["state", "monitor", "fit", "callbacks", "step", "probe", "evaluate", "signals", "nan_hunt", "loop"]
 
 
 def modules() -> dict[str, Path]:

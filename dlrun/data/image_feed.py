@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -16,7 +16,7 @@ from dlrun.data.order import permutation
 from dlrun.data.source import ImageData, ImageSource, first
 from dlrun.data.statistics import Statistics
 from dlrun.data.statistics import fit as fit_statistics
-from dlrun.errors import CheckpointError, DataError
+from dlrun.errors import CheckpointError, DataError, UserError
 
 
 class ImageFeed:
@@ -29,10 +29,11 @@ class ImageFeed:
         device: where the batches are wanted.
         stored: what a checkpoint holds of its data: the statistics are then those, and the classes and the size of the
             images must be.
-        statistics: gives what images are normalised with; None: what ``data.normalize`` says, of the training split.
+        statistics: of the weights that training starts from; None: what ``data.normalize`` says, of the training split.
 
     Raises:
         CheckpointError: if the images do not fit ``stored``.
+        UserError: if they do not fit ``statistics``.
     """
 
     kind = "images"
@@ -46,7 +47,7 @@ class ImageFeed:
         augment: Sequence[Augmentation],
         device: torch.device,
         stored: Mapping[str, Any] | None = None,
-        statistics: Callable[[ImageData], Statistics] | None = None,
+        statistics: Statistics | None = None,
     ) -> None:
         self.data = data
         self.classes: tuple[str, ...] | None = data.classes
@@ -54,7 +55,7 @@ class ImageFeed:
         self.arguments: Mapping[str, Any] = {"input_shape": data.input_shape, "num_classes": len(data.classes)}
         self._config, self._augment, self._device = config, tuple(augment), device
         if stored is None:
-            self.statistics = _fitted(data, config) if statistics is None else statistics(data)
+            self.statistics = _fitted(data, config) if statistics is None else _fitting(statistics, data.input_shape)
         else:
             _check_classes(tuple(stored["classes"]), data.classes)
             if list(data.input_shape) != list(stored["input_shape"]):
@@ -156,6 +157,21 @@ class ImageFeed:
                 "the data are not those that the checkpoint was trained on (their classes, their size or the "
                 "statistics of the training split differ), so the run cannot be continued exactly; start a new run"
             )
+
+
+def _fitting(statistics: Statistics, input_shape: tuple[int, int, int]) -> Statistics:
+    """Statistics of weights, for images of another number of channels where that has a meaning."""
+    channels, *size = input_shape
+    mean, std = statistics.mean, statistics.std
+    if channels == 1 and len(mean) == 3:
+        # Grey images are what the sum of the colour filters sees in an image of equal channels.
+        return Statistics(statistics.kind, mean.mean(0, keepdim=True), std.mean(0, keepdim=True))
+    if len(mean) not in (1, channels) or list(mean.shape[1:]) not in ([1, 1], size):
+        raise UserError(
+            f"data.normalize=weights: the weights were trained on images of another form (means of shape "
+            f"{tuple(mean.shape)}, images of {tuple(input_shape)}); set data.normalize=channel"
+        )
+    return statistics
 
 
 def _fitted(data: ImageData, config: Config) -> Statistics:
