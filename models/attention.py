@@ -108,7 +108,7 @@ def attend(scores: Tensor, values: Tensor, mask: Tensor | None) -> tuple[Tensor,
     if mask is None:
         weights = scores.softmax(-1)
     else:
-        # Not minus infinity: a row without a valid place would be NaN, and so would its gradient.
+        # Not minus infinity: a row without a valid place would be NaN on the way, at which a hunt for NaN stops.
         weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1).masked_fill(~mask, 0.0)
     return torch.bmm(weights[:, None], values).squeeze(1), weights
 
