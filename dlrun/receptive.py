@@ -138,6 +138,9 @@ def field_behind(op: Any, args: Sequence[Any], out: Tensor, fields: Sequence[tup
         out: its (first) result.
         fields: its inputs whose fields are known, with them; at least one.
     """
+    if op is aten.gather:
+        # The index tells what is picked: for a pool, that of its windows.
+        fields = [(x, field) for x, field in fields if x is args[2]] or fields
     placed = [(x, field) for x, field in fields if field is not WHOLE]
     if not placed or out.ndim < 3 or op in _MIXERS or (op is aten.bmm and len(fields) > 1):
         return WHOLE

@@ -28,6 +28,9 @@ ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {
 }
 """Activation layers by the name that the models' option ``activation`` takes."""
 
+OWN_ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {"relu6": partial(nn.ReLU6, inplace=True)}
+"""Those that belong to one family and are no value of the option."""
+
 SLOPE_ARGUMENT = {"leaky_relu": "negative_slope", "prelu": "init"}
 """The activations with a slope below zero, and what torch calls it."""
 
@@ -61,24 +64,6 @@ class Stack(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, sum of the branches' channels, H', W')."""
         return torch.cat([branch(x) for branch in self.branches], dim=1)
-
-
-class Maxout(nn.Module):
-    """The largest of each ``pieces`` neighbouring channels or units; so the layer before it has that many times more.
-
-    Args:
-        pieces: inputs of one output, at least 2.
-
-    Source: Goodfellow et al. 2013, "Maxout Networks", section 3
-    """
-
-    def __init__(self, pieces: int = 2) -> None:
-        super().__init__()
-        self.pieces = pieces
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, pieces C, ...) to (B, C, ...)."""
-        return x.reshape(x.shape[0], -1, self.pieces, *x.shape[2:]).amax(2)
 
 
 class DropPath(nn.Module):
@@ -130,13 +115,16 @@ class SqueezeExcite(nn.Module):
         return x * gate[:, :, None, None]
 
 
-def make_norm(name: str, channels: int, groups: int) -> list[nn.Module]:
+def make_norm(name: str, channels: int, groups: int | None) -> list[nn.Module]:
     """Make the norm of maps (B, C, H, W) as a list, empty for none.
 
     Args:
         name: batch, group, layer (over all channels and pixels of a sample), instance or none.
         channels: C.
-        groups: groups of the norm ``group``; divides C.
+        groups: groups of the norm ``group``; ``None`` for those of :func:`own_groups`.
+
+    Raises:
+        ValueError: if the groups of the norm ``group`` do not divide the channels.
 
     Source: group, and its kin: Wu and He 2018, "Group Normalization", section 3
     """
@@ -146,15 +134,28 @@ def make_norm(name: str, channels: int, groups: int) -> list[nn.Module]:
         return [nn.BatchNorm2d(channels)]
     if name == "instance":
         return [nn.InstanceNorm2d(channels, affine=True)]
-    # Layer norm is group norm with one group.
-    return [nn.GroupNorm(1 if name == "layer" else groups, channels)]
+    if name == "layer":
+        # Layer norm is group norm with one group.
+        return [nn.GroupNorm(1, channels)]
+    parts = own_groups(channels) if groups is None else groups
+    if channels % parts:
+        raise ValueError(
+            f"norm_groups={parts} does not divide {channels} channels; choose a divisor of all of them, "
+            "another width, or another norm"
+        )
+    return [nn.GroupNorm(parts, channels)]
+
+
+def own_groups(channels: int) -> int:
+    """Give the largest divisor of the channels up to 8 that leaves two of them or more in each group; 1 for primes."""
+    return max((parts for parts in range(1, 9) if channels % parts == 0 and 2 * parts <= channels), default=1)
 
 
 def make_activation(name: str, negative_slope: float | None = None) -> nn.Module:
     """Make a new activation layer.
 
     Args:
-        name: a key of :data:`ACTIVATIONS`.
+        name: a key of :data:`ACTIVATIONS` or :data:`OWN_ACTIVATIONS`.
         negative_slope: slope below zero; ``None`` for the activation's own (leaky_relu 0.01, prelu starts at
             0.25).
 
@@ -162,13 +163,25 @@ def make_activation(name: str, negative_slope: float | None = None) -> nn.Module
         ValueError: if a slope is given to an activation that has none.
     """
     if negative_slope is None:
-        return ACTIVATIONS[name]()
+        return (ACTIVATIONS | OWN_ACTIVATIONS)[name]()
     if name not in SLOPE_ARGUMENT:
         raise ValueError(
             f"negative_slope={negative_slope:g} has no effect with activation={name}; "
             f"set it to null, or choose {' or '.join(SLOPE_ARGUMENT)}"
         )
     return ACTIVATIONS[name](**{SLOPE_ARGUMENT[name]: negative_slope})
+
+
+def leaving_its_input(norm: Sequence[nn.Module], act: nn.Module) -> list[nn.Module]:
+    """Put norm, if any, and activation before a layer whose input others take too: they must not change it in place.
+
+    Args:
+        norm: the norm as a list, empty for none.
+        act: a new activation layer.
+    """
+    if not norm and isinstance(act, nn.ReLU | nn.LeakyReLU | nn.ELU):
+        act.inplace = False
+    return [*norm, act]
 
 
 def conv_norm_act(
@@ -178,12 +191,11 @@ def conv_norm_act(
     *,
     stride: int = 1,
     padding: int | tuple[int, int] | None = None,
-    groups: int = 1,
-    batch_norm: bool = True,
-    eps: float = 1e-5,
     act: bool = True,
 ) -> list[nn.Module]:
     """Make convolution, batch norm and ReLU as a flat list: (B, c_in, H, W) to (B, c_out, H', W').
+
+    The convolution has no bias, as the norm would subtract it again.
 
     Args:
         c_in: channels of the input.
@@ -191,15 +203,10 @@ def conv_norm_act(
         kernel: side of the square window, odd.
         stride: step of the window.
         padding: zeros on each side; ``None`` keeps the size at stride 1.
-        groups: parts of the channels that are convolved apart.
-        batch_norm: with batch norm; the convolution then has no bias, as the norm would subtract it again.
-        eps: what batch norm adds to the variance.
         act: with ReLU.
     """
     same = kernel // 2 if padding is None else padding
-    layers: list[nn.Module] = [nn.Conv2d(c_in, c_out, kernel, stride, same, groups=groups, bias=not batch_norm)]
-    if batch_norm:
-        layers.append(nn.BatchNorm2d(c_out, eps=eps))
+    layers: list[nn.Module] = [nn.Conv2d(c_in, c_out, kernel, stride, same, bias=False), nn.BatchNorm2d(c_out)]
     if act:
         layers.append(nn.ReLU(inplace=True))
     return layers
@@ -209,29 +216,6 @@ def local_response_norm() -> nn.LocalResponseNorm:
     """Make AlexNet's norm over 5 neighbouring channels: (B, C, H, W) to b = a / (2 + 1e-4 sum a^2)^0.75."""
     # The paper sums over the channels; torch averages, so its alpha is 5 times that.
     return nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)
-
-
-def linear_act(
-    n_in: int, n_out: int, activation: nn.Module, *, batch_norm: bool = False, dropout: float = 0.0
-) -> list[nn.Module]:
-    """Make a hidden fully connected layer as a flat list: (B, n_in) to (B, n_out).
-
-    The order is linear, batch norm, activation, dropout.
-
-    Args:
-        n_in: number of inputs.
-        n_out: number of units.
-        activation: the activation layer.
-        batch_norm: with batch norm; the linear layer then has no bias.
-        dropout: probability of dropping a unit, in [0, 1); at 0 no layer is made.
-    """
-    layers: list[nn.Module] = [nn.Linear(n_in, n_out, bias=not batch_norm)]
-    if batch_norm:
-        layers.append(nn.BatchNorm1d(n_out))
-    layers.append(activation)
-    if dropout > 0:
-        layers.append(nn.Dropout(dropout))
-    return layers
 
 
 def classifier(

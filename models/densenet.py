@@ -9,12 +9,15 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
-from dlrun.models.blocks import GlobalAverage, classifier, conv_norm_act, pick_form, window_out
+from dlrun.models.blocks import GlobalAverage, classifier, pick_form, window_out
+from dlrun.models.options import Kit
 from dlrun.registry import MODELS
-from dlrun.types import PositiveInt, Range
+from dlrun.types import NonNegativeFloat, PositiveInt, Range
 
+Activation = Literal["relu", "leaky_relu", "prelu", "elu", "gelu", "silu", "tanh", "sigmoid"]
 Form = Literal["auto", "imagenet", "small"]
 Init = Literal["he", "xavier", "orthogonal", "small_gaussian", "constant", "lsuv", "default"]
+Norm = Literal["batch", "group", "layer", "instance", "none"]
 Rate = Annotated[float, Range(ge=0, lt=1)]
 Share = Annotated[float, Range(gt=0, le=1)]
 
@@ -55,23 +58,25 @@ class Dense(nn.Module):
         return torch.cat([x, self.body(x)], dim=1)
 
 
-def norm_act_conv(c_in: int, c_out: int, kernel: int) -> list[nn.Module]:
-    """Make batch norm, ReLU and convolution as a flat list: (B, c_in, H, W) to (B, c_out, H, W)."""
-    conv = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2, bias=False)
-    return [nn.BatchNorm2d(c_in), nn.ReLU(inplace=True), conv]
+def norm_act_conv(kit: Kit, c_in: int, c_out: int, kernel: int) -> list[nn.Module]:
+    """Make norm, activation and convolution as a flat list: (B, c_in, H, W) to (B, c_out, H, W)."""
+    # A bias is none of the norm's in front of it: only a net without norms needs one.
+    conv = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2, bias=kit.norm == "none")
+    return [*kit.before(c_in), conv]
 
 
-def dense(c_in: int, growth: int, bottleneck: bool, dropout: float) -> Dense:
+def dense(kit: Kit, c_in: int, growth: int, bottleneck: bool, dropout: float) -> Dense:
     """Make a dense layer, from ``c_in`` to ``c_in + growth`` channels.
 
     Args:
+        kit: norm and activation.
         c_in: channels of the input.
         growth: new channels, by a 3x3 convolution.
         bottleneck: a 1x1 convolution to 4 ``growth`` channels before it.
         dropout: probability of dropping a new value, in [0, 1).
     """
-    layers = norm_act_conv(c_in, 4 * growth, 1) if bottleneck else []
-    layers += norm_act_conv(4 * growth if bottleneck else c_in, growth, 3)
+    layers = norm_act_conv(kit, c_in, 4 * growth, 1) if bottleneck else []
+    layers += norm_act_conv(kit, 4 * growth if bottleneck else c_in, growth, 3)
     if dropout > 0:
         layers.append(nn.Dropout(dropout))
     return Dense(nn.Sequential(*layers))
@@ -87,6 +92,10 @@ def densenet(
     growth: PositiveInt | None = None,
     bottleneck: bool = True,
     compression: Share | None = None,
+    activation: Activation = "relu",
+    negative_slope: NonNegativeFloat | None = None,
+    norm: Norm = "batch",
+    norm_groups: PositiveInt | None = None,
     dropout: Rate = 0.0,
     init: Init = "he",
 ) -> nn.Module:
@@ -108,41 +117,48 @@ def densenet(
         bottleneck: a 1x1 convolution to 4k channels before each 3x3 one ("B").
         compression: share of the channels that is kept between blocks, in (0, 1] ("C"); null: 0.5 with
             bottlenecks, 1 without, as in the paper.
+        activation: nonlinearity before each convolution.
+        negative_slope: slope below zero of leaky_relu (null: 0.01), start value of prelu (null: 0.25).
+        norm: normalisation before each activation; none gives the convolutions a bias.
+        norm_groups: groups of norm=group; divides all channels; null: each layer's own, up to 8.
         dropout: probability of dropping a new value, in [0, 1); 0.2 in the paper's nets without augmentation.
         init: initialisation of all but the last layer; that one starts small, so that the loss is ln K.
 
     Raises:
-        ValueError: if there is no DenseNet of this depth, form=imagenet is asked of a CIFAR depth, or the image is
-            too small for the form.
+        ValueError: if there is no DenseNet of this depth, form=imagenet is asked of a CIFAR depth, the image is
+            too small for the form, a slope or groups are given to an activation or norm that has none, the groups do
+            not divide a layer's channels, or norm=instance is left single pixels.
 
     Source: Huang, Liu, van der Maaten and Weinberger 2017, "Densely Connected Convolutional Networks", section 3
         and table 1
     """
     plan = _plan(depth, growth, bottleneck, form)
     small = depth not in IMAGENET_PLANS or pick_form(form, input_shape) == "small"
+    kit = Kit(norm, norm_groups, activation, negative_slope)
     kept = (0.5 if bottleneck else 1.0) if compression is None else compression
     channels, size = plan.channels, (input_shape[1], input_shape[2])
     if small:
         stem: list[nn.Module] = [nn.Conv2d(input_shape[0], channels, 3, padding=1, bias=False)]
     else:
-        stem = [*conv_norm_act(input_shape[0], channels, 7, stride=2), nn.MaxPool2d(3, stride=2, padding=1)]
+        stem = [*kit.conv(input_shape[0], channels, 7, stride=2), nn.MaxPool2d(3, stride=2, padding=1)]
         size = window_out("conv0", size, 7, stride=2, padding=(3, 3), remedy=REMEDY)
         size = window_out("pool0", size, 3, stride=2, padding=(1, 1), remedy=REMEDY)
     parts: OrderedDict[str, nn.Module] = OrderedDict(stem=nn.Sequential(*stem))
     for number, count in enumerate(plan.blocks, start=1):
-        layers = [dense(channels + i * plan.growth, plan.growth, bottleneck, dropout) for i in range(count)]
+        layers = [dense(kit, channels + i * plan.growth, plan.growth, bottleneck, dropout) for i in range(count)]
         parts[f"block{number}"] = nn.Sequential(*layers)
         channels += count * plan.growth
         if number == len(plan.blocks):
             break
         fewer = max(1, int(channels * kept))
-        transition = norm_act_conv(channels, fewer, 1)
+        transition = norm_act_conv(kit, channels, fewer, 1)
         if not small or min(size) > 1:
             transition.append(nn.AvgPool2d(2))
             size = window_out(f"pool{number}", size, 2, stride=2, remedy=REMEDY)
         parts[f"transition{number}"] = nn.Sequential(*transition)
         channels = fewer
-    parts["norm"] = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
+    kit.refuse_single_pixels(f"block{len(plan.blocks)}", size)
+    parts["norm"] = nn.Sequential(*kit.before(channels))
     parts["pool"] = GlobalAverage()
     return classifier(nn.Sequential(parts), channels, num_classes, init)
 

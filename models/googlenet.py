@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import torch
@@ -14,21 +13,21 @@ from dlrun.models.blocks import (
     GlobalAverage,
     Stack,
     classifier,
-    conv_norm_act,
-    linear_act,
     local_response_norm,
-    make_activation,
     pick_form,
     scaled,
     window_out,
 )
 from dlrun.models.init import initialise, with_data
+from dlrun.models.options import Kit
 from dlrun.registry import MODELS
 from dlrun.tasks.base import WithAuxiliary
-from dlrun.types import NonNegativeFloat, PositiveFloat, Range
+from dlrun.types import NonNegativeFloat, PositiveFloat, PositiveInt, Range
 
+Activation = Literal["relu", "leaky_relu", "prelu", "elu", "gelu", "silu", "tanh", "sigmoid"]
 Form = Literal["auto", "imagenet", "small"]
 Init = Literal["he", "xavier", "orthogonal", "small_gaussian", "constant", "lsuv", "default"]
+Norm = Literal["batch", "group", "layer", "instance", "none"]
 Rate = Annotated[float, Range(ge=0, lt=1)]
 
 INCEPTIONS = {
@@ -50,7 +49,7 @@ AUXILIARY = ("inception4a", "inception4d")
 
 @dataclass(frozen=True)
 class _Plan:
-    """What differs with and without batch norm: the wide window, the last pool, LRN, and the smallest image."""
+    """What differs with and without a norm: the wide window, the last pool, LRN, and the smallest image."""
 
     window: Literal[3, 5]
     last_pool: int
@@ -65,6 +64,9 @@ PLANS = {
 
 EPS = 1e-3
 """What batch norm adds to the variance, as in TensorFlow's net and so in torchvision's."""
+
+PAPER = Kit(eps=EPS)
+"""The paper's layers: ReLU and no norm."""
 
 
 class GridAverage(nn.Module):
@@ -90,7 +92,7 @@ class GridAverage(nn.Module):
 
 
 def inception(
-    c_in: int, channels: tuple[int, int, int, int, int, int], *, window: Literal[3, 5] = 5, batch_norm: bool = False
+    c_in: int, channels: tuple[int, int, int, int, int, int], *, window: Literal[3, 5] = 5, kit: Kit = PAPER
 ) -> Stack:
     """Make an inception module: (B, c_in, H, W) through four branches, stacked.
 
@@ -98,10 +100,10 @@ def inception(
         c_in: channels of the input.
         channels: of 1x1, 3x3 reduced, 3x3, 5x5 reduced, 5x5, and of the projection behind the 3x3 max pool.
         window: side of the wide window, 5 in the paper.
-        batch_norm: batch norm after each convolution.
+        kit: norm and activation of the convolutions.
     """
     c1, reduced3, c3, reduced5, c5, pooled = channels
-    conv = partial(conv_norm_act, batch_norm=batch_norm, eps=EPS)
+    conv = kit.conv
     return Stack(
         nn.Sequential(*conv(c_in, c1, 1)),
         nn.Sequential(*conv(c_in, reduced3, 1), *conv(reduced3, c3, 3)),
@@ -110,19 +112,17 @@ def inception(
     )
 
 
-def naive_inception(
-    c_in: int, channels: tuple[int, int, int], *, window: Literal[3, 5] = 5, batch_norm: bool = False
-) -> Stack:
+def naive_inception(c_in: int, channels: tuple[int, int, int], *, window: Literal[3, 5] = 5, kit: Kit = PAPER) -> Stack:
     """Make an inception module without reductions: (B, c_in, H, W) to c_in + sum(channels) channels.
 
     Args:
         c_in: channels of the input; the pool passes them all on, so the channels grow from module to module.
         channels: of 1x1, 3x3 and 5x5.
         window: side of the wide window, 5 in the paper.
-        batch_norm: batch norm after each convolution.
+        kit: norm and activation of the convolutions.
     """
     c1, c3, c5 = channels
-    conv = partial(conv_norm_act, batch_norm=batch_norm, eps=EPS)
+    conv = kit.conv
     return Stack(
         nn.Sequential(*conv(c_in, c1, 1)),
         nn.Sequential(*conv(c_in, c3, 3)),
@@ -167,7 +167,10 @@ def googlenet(
     num_classes: int,
     *,
     form: Form = "auto",
-    batch_norm: bool = True,
+    norm: Norm = "batch",
+    norm_groups: PositiveInt | None = None,
+    activation: Activation = "relu",
+    negative_slope: NonNegativeFloat | None = None,
     window: Literal[3, 5] | None = None,
     naive: bool = False,
     auxiliary_weight: NonNegativeFloat = 0.3,
@@ -183,17 +186,20 @@ def googlenet(
     channels; 1x1 convolutions reduce the channels before the wide windows. The small form begins with a 3x3
     convolution of stride 1 in the place of the stem, and pads its two pools, so it takes any image.
 
-    Deviations: batch norm, by default; set batch_norm=false for the paper's net. With it the net is
+    Deviations: batch norm, by default; set norm=none for the paper's net. With it the net is
     torchvision's: no local response normalisation, a last pool of 2x2, and 3x3 windows in the 5x5 branches. The
     auxiliary heads average over a 4x4 grid of any map, which is about the paper's 5x5 windows of stride 3.
 
     Args:
         input_shape: (C, H, W) of one image; the imagenet form needs at least 15 pixels on each side (without
-            batch norm 31).
+            norm 31).
         num_classes: K.
         form: imagenet (7x7 stride 2 first), small, or auto: small up to 64 pixels on the shorter side.
-        batch_norm: batch norm after each convolution.
-        window: side of the wide window of the inception modules; null: 3 with batch norm, 5 without.
+        norm: normalisation after each convolution; the auxiliary heads have it too.
+        norm_groups: groups of norm=group; divides all channels; null: each layer's own, up to 8.
+        activation: nonlinearity.
+        negative_slope: slope below zero of leaky_relu (null: 0.01), start value of prelu (null: 0.25).
+        window: side of the wide window of the inception modules; null: 3 with a norm, 5 without.
         naive: leave out the 1x1 reductions, to show what they save; then the pool passes all channels on.
         auxiliary_weight: factor on the loss of each auxiliary head, >= 0; 0 for no auxiliary heads.
         dropout: probability of dropping a feature before the head, in [0, 1); the auxiliary heads have 0.7, or 0
@@ -202,15 +208,17 @@ def googlenet(
         init: initialisation of all but the last layers; those start small, so that the loss is ln K.
 
     Raises:
-        ValueError: if the image is too small for the form.
+        ValueError: if the image is too small for the form; a slope or groups are given to an activation or norm that
+            has none; the groups do not divide a layer's channels; or norm=instance is left single pixels.
 
     Source: Szegedy et al. 2015, "Going Deeper with Convolutions", table 1 and section 5; batch norm: Ioffe and
         Szegedy 2015, "Batch Normalization"
     """
-    plan = PLANS[batch_norm]
+    kit = Kit(norm, norm_groups, activation, negative_slope, eps=EPS)
+    plan = PLANS[norm != "none"]
     small = pick_form(form, input_shape) == "small"
     side = plan.window if window is None else window
-    parts, c_in, size = _stem(input_shape, plan, small, batch_norm, width)
+    parts, c_in, size = _stem(input_shape, plan, small, kit, width)
     edge = (int(small), int(small))
     heads = nn.ModuleDict()
     for name, full in INCEPTIONS.items():
@@ -223,14 +231,15 @@ def googlenet(
         c1, reduced3, c3, reduced5, c5, pooled = (scaled(channels, width) for channels in full)
         part = f"inception{name}"
         if naive:
-            parts[part] = naive_inception(c_in, (c1, c3, c5), window=side, batch_norm=batch_norm)
+            parts[part] = naive_inception(c_in, (c1, c3, c5), window=side, kit=kit)
             c_in = c1 + c3 + c5 + c_in
         else:
             channels = (c1, reduced3, c3, reduced5, c5, pooled)
-            parts[part] = inception(c_in, channels, window=side, batch_norm=batch_norm)
+            parts[part] = inception(c_in, channels, window=side, kit=kit)
             c_in = c1 + c3 + c5 + pooled
         if auxiliary_weight > 0 and part in AUXILIARY:
-            heads[part] = _auxiliary_head(c_in, num_classes, batch_norm, 0.7 if dropout > 0 else 0.0, width, init)
+            heads[part] = _auxiliary_head(c_in, num_classes, kit, 0.7 if dropout > 0 else 0.0, width, init)
+    kit.refuse_single_pixels("inception5b", size)
     parts["average"] = GlobalAverage()
     if dropout > 0:
         parts["dropout"] = nn.Dropout(dropout)
@@ -247,10 +256,10 @@ def _remedy(plan: _Plan) -> str:
 
 
 def _stem(
-    input_shape: tuple[int, int, int], plan: _Plan, small: bool, batch_norm: bool, width: float
+    input_shape: tuple[int, int, int], plan: _Plan, small: bool, kit: Kit, width: float
 ) -> tuple[OrderedDict[str, nn.Module], int, tuple[int, int]]:
     """Make what stands before the inception modules; with the channels and the size it gives."""
-    conv = partial(conv_norm_act, batch_norm=batch_norm, eps=EPS)
+    conv = kit.conv
     c1, c3 = scaled(64, width), scaled(192, width)
     channels, *sides = input_shape
     size = (sides[0], sides[1])
@@ -270,15 +279,13 @@ def _stem(
     return OrderedDict(stem=nn.Sequential(*layers)), c3, size
 
 
-def _auxiliary_head(
-    c_in: int, num_classes: int, batch_norm: bool, dropout: float, width: float, init: str
-) -> nn.Sequential:
+def _auxiliary_head(c_in: int, num_classes: int, kit: Kit, dropout: float, width: float, init: str) -> nn.Sequential:
     channels, units = scaled(128, width), scaled(1024, width)
     body = nn.Sequential(
         GridAverage(4),
-        *conv_norm_act(c_in, channels, 1, batch_norm=batch_norm, eps=EPS),
+        *kit.conv(c_in, channels, 1),
         nn.Flatten(),
-        *linear_act(channels * 16, units, make_activation("relu"), dropout=dropout),
+        *replace(kit, norm="none", norm_groups=None, dropout=dropout).hidden(channels * 16, units),
     )
     head = nn.Linear(units, num_classes)
     initialise(body, head, init)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from dlrun.models.layers import Maxout, maxout_mean_square
+
 HEAD_GAIN = 0.05
 """Standard deviation of a class score at initialisation, relative to the root mean square of the features."""
 
@@ -98,6 +100,9 @@ INITS: dict[str, Callable[[nn.Conv2d | nn.Linear], None]] = {
 ``lsuv`` goes on from training images, with :func:`lsuv`.
 """
 
+MADE_FOR_RELU = ("he", "orthogonal", "lsuv")
+"""The names whose scale makes up for what ReLU cuts off; before a maxout they make up for what that adds."""
+
 LSUV_IMAGES = 128
 """Training images that :func:`lsuv` measures with."""
 
@@ -161,14 +166,22 @@ def initialise(features: nn.Module, head: nn.Linear, init: str) -> None:
     confident guesses and the loss far above ln K. Not zero: then no gradient would reach the features in the first
     step. Norm layers keep torch's weight 1 and bias 0.
 
+    Where a maxout follows a layer, ReLU's half in the scale of he and orthogonal gives way to the maxout's mean square:
+    without that the values would double in each such layer.
+
     Args:
         features: everything before the head.
         head: the layer that gives the class scores.
         init: a key of :data:`INITS`.
     """
+    last: nn.Conv2d | nn.Linear | None = None
     for layer in features.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             INITS[init](layer)
+            last = layer
+        elif isinstance(layer, Maxout) and last is not None and init in MADE_FOR_RELU:
+            with torch.no_grad():
+                last.weight.mul_((2 * maxout_mean_square(layer.pieces)) ** -0.5)
     scale = HEAD_GAIN / head.in_features**0.5
     if init == "constant":
         nn.init.constant_(head.weight, scale)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import nn
 
-from dlrun.models.blocks import classifier, linear_act, make_activation, scaled, window_out
+from dlrun.models.blocks import classifier, scaled
+from dlrun.models.options import Chain, Kit
 from dlrun.registry import MODELS
-from dlrun.types import NonNegativeFloat, PositiveFloat
+from dlrun.types import NonNegativeFloat, PositiveFloat, PositiveInt, Range
 
-Activation = Literal["relu", "leaky_relu", "prelu", "elu", "gelu", "silu", "tanh", "sigmoid"]
 Init = Literal["he", "xavier", "orthogonal", "small_gaussian", "constant", "lsuv", "default"]
+Nonlinearity = Literal["relu", "leaky_relu", "prelu", "elu", "gelu", "silu", "tanh", "sigmoid", "maxout"]
+Norm = Literal["batch", "group", "layer", "instance", "none"]
+Pool = Literal["max", "average", "strided", "fractional"]
+Rate = Annotated[float, Range(ge=0, lt=1)]
 
 REMEDY = "use images of at least 4x4 pixels, or model=mlp"
 
@@ -21,9 +25,13 @@ def lenet5(
     input_shape: tuple[int, int, int],
     num_classes: int,
     *,
-    activation: Activation = "tanh",
+    activation: Nonlinearity = "tanh",
     negative_slope: NonNegativeFloat | None = None,
-    pool: Literal["avg", "max"] = "avg",
+    norm: Norm = "none",
+    norm_groups: PositiveInt | None = None,
+    pool: Pool = "average",
+    dropout: Rate = 0.0,
+    drop_connect: Rate = 0.0,
     width: PositiveFloat = 1.0,
     init: Init = "xavier",
 ) -> nn.Module:
@@ -40,38 +48,33 @@ def lenet5(
     Args:
         input_shape: (C, H, W) of one image; H and W at least 4 pixels.
         num_classes: K.
-        activation: nonlinearity after each convolution and hidden layer; the paper's is tanh.
+        activation: nonlinearity after each convolution and hidden layer; maxout takes the larger of two, so its layers
+            have twice the channels or units. The paper's is tanh.
         negative_slope: slope below zero of leaky_relu (null: 0.01), start value of prelu (null: 0.25).
-        pool: average (the paper's subsampling) or max pooling, 2x2 with stride 2.
+        norm: normalisation before each activation; instance acts on convolutions alone (not in the paper).
+        norm_groups: groups of norm=group; divides all channels and units; null: each layer's own, up to 8.
+        pool: 2x2 with stride 2: average (the paper's subsampling), max, strided (a convolution of 2x2 with norm and
+            activation); or fractional, max over overlapping 2x2 windows that leaves 0.7 of each side.
+        dropout: probability of dropping a hidden unit, in [0, 1) (not in the paper).
+        drop_connect: probability of dropping a weight of the hidden layers, in [0, 1); in evaluation they have the
+            mean weights (not in the paper).
         width: factor on the channels and hidden units, > 0; rounded, at least 1 remains.
         init: initialisation of all but the last layer; that one starts small, so that the loss is ln K.
 
     Raises:
-        ValueError: if the image is too small, or a slope is given to an activation that has none.
+        ValueError: if the image is too small, a slope or groups are given to an activation or norm that has none, the
+            groups do not divide a layer's channels, or norm=instance is left single pixels.
 
     Source: LeCun, Bottou, Bengio and Haffner 1998, "Gradient-based learning applied to document recognition",
         II.B
     """
-    channels, height, breadth = input_shape
-    maps1, maps2, units1, units2 = (scaled(n, width) for n in (6, 16, 120, 84))
-    pooling = {"avg": nn.AvgPool2d, "max": nn.MaxPool2d}[pool]
-
-    pad1 = 0 if min(height, breadth) >= 32 else 2
-    size = window_out("conv1", (height, breadth), 5, padding=(pad1, pad1), remedy=REMEDY)
-    size = window_out("pool1", size, 2, stride=2, remedy=REMEDY)
-    pad2 = 0 if min(size) >= 6 else 2
-    size = window_out("conv2", size, 5, padding=(pad2, pad2), remedy=REMEDY)
-    size = window_out("pool2", size, 2, stride=2, remedy=REMEDY)
-
-    layers: list[nn.Module] = [
-        nn.Conv2d(channels, maps1, 5, padding=pad1),
-        make_activation(activation, negative_slope),
-        pooling(2),
-        nn.Conv2d(maps1, maps2, 5, padding=pad2),
-        make_activation(activation, negative_slope),
-        pooling(2),
-        nn.Flatten(),
-        *linear_act(maps2 * size[0] * size[1], units1, make_activation(activation, negative_slope)),
-        *linear_act(units1, units2, make_activation(activation, negative_slope)),
-    ]
-    return classifier(layers, units2, num_classes, init)
+    kit = Kit(norm, norm_groups, activation, negative_slope, pool=pool, dropout=dropout, drop_connect=drop_connect)
+    maps1, maps2, *units = (scaled(n, width) for n in (6, 16, 120, 84))
+    chain = Chain(kit, input_shape, REMEDY)
+    chain.conv("conv1", maps1, 5, padding=0 if min(input_shape[1:]) >= 32 else 2)
+    chain.pool("pool1", 2)
+    chain.conv("conv2", maps2, 5, padding=0 if min(chain.size) >= 6 else 2)
+    chain.pool("pool2", 2)
+    chain.flatten()
+    chain.hidden(units)
+    return classifier(chain.take(), chain.channels, num_classes, init)

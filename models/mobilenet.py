@@ -6,12 +6,15 @@ from typing import Annotated, Literal
 
 from torch import Tensor, nn
 
-from dlrun.models.blocks import GlobalAverage, classifier, conv_norm_act, pick_form, scaled
+from dlrun.models.blocks import GlobalAverage, classifier, pick_form, scaled
+from dlrun.models.options import Kit
 from dlrun.registry import MODELS
-from dlrun.types import PositiveFloat, Range
+from dlrun.types import NonNegativeFloat, PositiveFloat, PositiveInt, Range
 
+Activation = Literal["relu", "leaky_relu", "prelu", "elu", "gelu", "silu", "tanh", "sigmoid"]
 Form = Literal["auto", "imagenet", "small"]
 Init = Literal["he", "xavier", "orthogonal", "small_gaussian", "constant", "lsuv", "default"]
+Norm = Literal["batch", "group", "layer", "instance", "none"]
 Rate = Annotated[float, Range(ge=0, lt=1)]
 
 SEPARABLE = (
@@ -56,26 +59,24 @@ class Inverted(nn.Module):
         return out + x
 
 
-def separable(c_in: int, c_out: int, stride: int) -> nn.Sequential:
-    """Make a separable convolution: 3x3 on each channel apart, then 1x1; each with batch norm and ReLU."""
-    return nn.Sequential(
-        *conv_norm_act(c_in, c_in, 3, stride=stride, groups=c_in),
-        *conv_norm_act(c_in, c_out, 1),
-    )
+def separable(kit: Kit, c_in: int, c_out: int, stride: int) -> nn.Sequential:
+    """Make a separable convolution: 3x3 on each channel apart, then 1x1; each with norm and activation."""
+    return nn.Sequential(*kit.conv(c_in, c_in, 3, stride=stride, groups=c_in), *kit.conv(c_in, c_out, 1))
 
 
-def inverted(c_in: int, c_out: int, stride: int, expansion: int) -> nn.Module:
+def inverted(kit: Kit, c_in: int, c_out: int, stride: int, expansion: int) -> nn.Module:
     """Make an inverted residual block: 1x1 to t times the channels, 3x3 on each apart, linear 1x1 to few.
 
     Args:
+        kit: norm and activation.
         c_in: channels of the input.
         c_out: channels of the output; the input is added where the shape stays.
         stride: of the 3x3 convolution.
         expansion: t; at 1 the first convolution is left out.
     """
     wide = c_in * expansion
-    layers = _conv(c_in, wide, 1) if expansion > 1 else []
-    layers += [*_conv(wide, wide, 3, stride=stride, groups=wide), *conv_norm_act(wide, c_out, 1, act=False)]
+    layers = kit.conv(c_in, wide, 1) if expansion > 1 else []
+    layers += [*kit.conv(wide, wide, 3, stride=stride, groups=wide), *kit.conv(wide, c_out, 1, act=False)]
     body = nn.Sequential(*layers)
     return Inverted(body) if stride == 1 and c_in == c_out else body
 
@@ -87,6 +88,10 @@ def mobilenet(
     *,
     version: Literal[1, 2] = 2,
     form: Form = "auto",
+    activation: Activation | None = None,
+    negative_slope: NonNegativeFloat | None = None,
+    norm: Norm = "batch",
+    norm_groups: PositiveInt | None = None,
     dropout: Rate = 0.2,
     width: PositiveFloat = 1.0,
     init: Init = "he",
@@ -103,51 +108,56 @@ def mobilenet(
         num_classes: K.
         version: 1 or 2.
         form: imagenet, small, or auto: small up to 64 pixels on the shorter side.
+        activation: nonlinearity; null: the version's own (1 ReLU; 2 ReLU6, cut off at 6).
+        negative_slope: slope below zero of leaky_relu (null: 0.01), start value of prelu (null: 0.25).
+        norm: normalisation after each convolution.
+        norm_groups: groups of norm=group; divides all channels; null: each layer's own, up to 8.
         dropout: probability of dropping a feature before the head, in [0, 1).
         width: factor on the channels, > 0 (the paper's width multiplier); version 1 rounds, at least 1 remains;
             version 2 rounds to multiples of 8, and widens the last convolution only above 1.
         init: initialisation of all but the last layer; that one starts small, so that the loss is ln K.
 
     Raises:
-        Nothing: every image has a MobileNet.
+        ValueError: if a slope or groups are given to an activation or norm that has none, the groups do not divide a
+            layer's channels, or norm=instance is left single pixels.
 
     Source: Howard et al. 2017, "MobileNets", table 1; Sandler et al. 2018, "MobileNetV2", section 3 and table 2
     """
     small = pick_form(form, input_shape) == "small"
-    body, c_in = (_version1 if version == 1 else _version2)(input_shape[0], width, small)
+    own = "relu" if version == 1 else "relu6"
+    kit = Kit(norm, norm_groups, own if activation is None else activation, negative_slope)
+    # Five halvings, of the small form three, which round up.
+    halved = 8 if small else 32
+    kit.refuse_single_pixels("last", (-(-input_shape[1] // halved), -(-input_shape[2] // halved)))
+    body, c_in = (_version1 if version == 1 else _version2)(kit, input_shape[0], width, small)
     body.append(GlobalAverage())
     if dropout > 0:
         body.append(nn.Dropout(dropout))
     return classifier(body, c_in, num_classes, init)
 
 
-def _version1(channels: int, width: float, small: bool) -> tuple[list[nn.Module], int]:
+def _version1(kit: Kit, channels: int, width: float, small: bool) -> tuple[list[nn.Module], int]:
     c_in = scaled(32, width)
-    layers: list[nn.Module] = [nn.Sequential(*conv_norm_act(channels, c_in, 3, stride=1 if small else 2))]
+    layers: list[nn.Module] = [nn.Sequential(*kit.conv(channels, c_in, 3, stride=1 if small else 2))]
     for number, (base, stride) in enumerate(SEPARABLE):
         c_out = scaled(base, width)
-        layers.append(separable(c_in, c_out, 1 if small and number == 1 else stride))
+        layers.append(separable(kit, c_in, c_out, 1 if small and number == 1 else stride))
         c_in = c_out
     return layers, c_in
 
 
-def _version2(channels: int, width: float, small: bool) -> tuple[list[nn.Module], int]:
+def _version2(kit: Kit, channels: int, width: float, small: bool) -> tuple[list[nn.Module], int]:
     c_in = _multiple_of_8(32 * width)
-    layers: list[nn.Module] = [nn.Sequential(*_conv(channels, c_in, 3, stride=1 if small else 2))]
+    layers: list[nn.Module] = [nn.Sequential(*kit.conv(channels, c_in, 3, stride=1 if small else 2))]
     for stage, (expansion, base, count, first) in enumerate(INVERTED):
         c_out = _multiple_of_8(base * width)
         for i in range(count):
             stride = 1 if i > 0 or (small and stage == 1) else first
-            layers.append(inverted(c_in, c_out, stride, expansion))
+            layers.append(inverted(kit, c_in, c_out, stride, expansion))
             c_in = c_out
     last = _multiple_of_8(1280 * max(1.0, width))
-    layers.append(nn.Sequential(*_conv(c_in, last, 1)))
+    layers.append(nn.Sequential(*kit.conv(c_in, last, 1)))
     return layers, last
-
-
-def _conv(c_in: int, c_out: int, kernel: int, *, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-    layers = conv_norm_act(c_in, c_out, kernel, stride=stride, groups=groups, act=False)
-    return [*layers, nn.ReLU6(inplace=True)]
 
 
 def _multiple_of_8(channels: float) -> int:

@@ -8,12 +8,16 @@ from typing import Annotated, Literal
 from torch import nn
 
 from dlrun.models import blocks
-from dlrun.models.blocks import conv_norm_act, scaled, window_out
+from dlrun.models.blocks import scaled
+from dlrun.models.options import Chain, Kit
 from dlrun.registry import MODELS
-from dlrun.types import PositiveFloat, Range
+from dlrun.types import NonNegativeFloat, PositiveFloat, PositiveInt, Range
 
 Form = Literal["auto", "imagenet", "small"]
 Init = Literal["he", "xavier", "orthogonal", "small_gaussian", "constant", "lsuv", "default"]
+Nonlinearity = Literal["relu", "leaky_relu", "prelu", "elu", "gelu", "silu", "tanh", "sigmoid", "maxout"]
+Norm = Literal["batch", "group", "layer", "instance", "none"]
+Pool = Literal["max", "average", "strided", "fractional"]
 Rate = Annotated[float, Range(ge=0, lt=1)]
 
 REMEDY = "use images of at least 39x39 pixels, or form=small"
@@ -26,7 +30,7 @@ class _Block:
     kernel: int
     stride: int
     channels: tuple[int, ...]
-    pool: Literal["max", "avg"] | None
+    pool: Literal["max", "average"] | None
 
 
 PLANS = {
@@ -38,7 +42,7 @@ PLANS = {
     ),
     "small": (
         _Block(5, 1, (192, 160, 96), "max"),
-        _Block(5, 1, (192, 192, 192), "avg"),
+        _Block(5, 1, (192, 192, 192), "average"),
         _Block(3, 1, (192, 192), None),
     ),
 }
@@ -51,7 +55,11 @@ def nin(
     num_classes: int,
     *,
     form: Form = "auto",
-    batch_norm: bool = False,
+    activation: Nonlinearity = "relu",
+    negative_slope: NonNegativeFloat | None = None,
+    norm: Norm = "none",
+    norm_groups: PositiveInt | None = None,
+    pool: Pool | None = None,
     dropout: Rate = 0.5,
     width: PositiveFloat = 1.0,
     init: Init = "he",
@@ -70,44 +78,38 @@ def nin(
         num_classes: K.
         form: imagenet (11x11 stride 4 first, four blocks), small, or auto: small up to 64 pixels on the shorter
             side.
-        batch_norm: batch norm after each convolution (not in the paper).
+        activation: nonlinearity after each convolution; maxout takes the larger of two, so its layers
+            have twice the channels.
+        negative_slope: slope below zero of leaky_relu (null: 0.01), start value of prelu (null: 0.25).
+        norm: normalisation before each activation (not in the paper).
+        norm_groups: groups of norm=group; divides all channels; null: each layer's own, up to 8.
+        pool: 3x3 with stride 2: max, average, strided (a convolution with norm and activation); or fractional, max over
+            overlapping 2x2 windows that leaves 0.7 of each side; null: the form's own (imagenet max; small max, then
+            average).
         dropout: probability of dropping a value before each block but the first (imagenet: before the last
             alone), in [0, 1).
         width: factor on the channels, > 0; rounded, at least 1 remains.
         init: initialisation of all but the last layer; that one starts small, so that the loss is ln K.
 
     Raises:
-        ValueError: if the image is too small for the form.
+        ValueError: if the image is too small for the form; a slope or groups are given to an activation or norm that
+            has none; the groups do not divide a layer's channels; or norm=instance is left single pixels.
 
     Source: Lin, Chen and Yan 2014, "Network in Network", section 3 and figure 2
     """
     picked = blocks.pick_form(form, input_shape)
     small = picked == "small"
-    c_in, size = input_shape[0], input_shape[1:]
-    layers: list[nn.Module] = []
+    chain = Chain(Kit(norm, norm_groups, activation, negative_slope), input_shape, REMEDY)
     for number, block in enumerate(PLANS[picked], start=1):
         first, *rest = (scaled(channels, width) for channels in block.channels)
         border = block.kernel // 2 if block.stride == 1 else 0
-        layers += conv_norm_act(c_in, first, block.kernel, stride=block.stride, padding=border, batch_norm=batch_norm)
-        size = window_out(
-            f"conv{number}", size, block.kernel, stride=block.stride, padding=(border, border), remedy=REMEDY
-        )
-        c_in = first
+        chain.conv(f"conv{number}", first, block.kernel, stride=block.stride, padding=border)
         for channels in rest:
-            layers += conv_norm_act(c_in, channels, 1, batch_norm=batch_norm)
-            c_in = channels
+            chain.conv(f"conv{number}", channels, 1)
         if block.pool is not None:
-            layers.append(_pool(block.pool, small))
-            pad = (int(small), int(small))
-            size = window_out(f"pool{number}", size, 3, stride=2, padding=pad, ceil=not small, remedy=REMEDY)
+            # Small maps get a border, so that none is too small; the authors' code (Caffe) rounds up.
+            chain.pool(f"pool{number}", 3, padding=int(small), ceil=not small, kind=pool or block.pool)
             if dropout > 0 and (small or number == len(PLANS[picked]) - 1):
-                layers.append(nn.Dropout(dropout))
-    layers.append(blocks.GlobalAverage())
-    return blocks.classifier(layers, c_in, num_classes, init)
-
-
-def _pool(kind: Literal["max", "avg"], small: bool) -> nn.Module:
-    # Small maps get a border, so that none is too small; the authors' code (Caffe) rounds up.
-    if kind == "max":
-        return nn.MaxPool2d(3, stride=2, padding=int(small), ceil_mode=not small)
-    return nn.AvgPool2d(3, stride=2, padding=int(small), ceil_mode=not small, count_include_pad=False)
+                chain.add(nn.Dropout(dropout))
+    chain.average()
+    return blocks.classifier(chain.take(), chain.channels, num_classes, init)

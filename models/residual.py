@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlrun.models.blocks import DropPath, SqueezeExcite, make_activation, make_norm
+from dlrun.models.blocks import DropPath, SqueezeExcite, leaving_its_input, make_activation, make_norm
 
 EXPANSION = 4
 """Channels of a bottleneck's output relative to those that ``channels`` names."""
@@ -53,11 +53,6 @@ class Style:
         Raises:
             ValueError: if the groups of norm=group do not divide the channels.
         """
-        if self.norm == "group" and channels % self.norm_groups:
-            raise ValueError(
-                f"norm_groups={self.norm_groups} does not divide {channels} channels; choose a divisor of all of "
-                "them, another width, or another norm"
-            )
         return make_norm(self.norm, channels, self.norm_groups)
 
     def act(self) -> nn.Module:
@@ -66,10 +61,7 @@ class Style:
 
     def norm_act(self, channels: int) -> nn.Sequential:
         """Make what stands before a convolution in a pre-activation net; it leaves its input alone."""
-        norm, act = self.normalise(channels), self.act()
-        if not norm and isinstance(act, nn.ReLU | nn.LeakyReLU | nn.ELU):
-            act.inplace = False  # The shortcut takes the input too.
-        return nn.Sequential(*norm, act)
+        return nn.Sequential(*leaving_its_input(self.normalise(channels), self.act()))
 
     def c_out(self, channels: int) -> int:
         """Channels of the output of a block of ``channels`` channels."""

@@ -7,13 +7,17 @@ from typing import Annotated, Literal
 
 from torch import Tensor, nn
 
-from dlrun.models.blocks import Stack, conv_norm_act, pick_form, scaled, window_out
+from dlrun.models.blocks import Stack, pick_form, scaled
 from dlrun.models.init import initialise, with_data
+from dlrun.models.options import Chain, Kit
 from dlrun.registry import MODELS
-from dlrun.types import PositiveFloat, Range
+from dlrun.types import NonNegativeFloat, PositiveFloat, PositiveInt, Range
 
+Activation = Literal["relu", "leaky_relu", "prelu", "elu", "gelu", "silu", "tanh", "sigmoid"]
 Form = Literal["auto", "imagenet", "small"]
 Init = Literal["he", "xavier", "orthogonal", "small_gaussian", "constant", "lsuv", "default"]
+Norm = Literal["batch", "group", "layer", "instance", "none"]
+Pool = Literal["max", "average", "strided", "fractional"]
 Rate = Annotated[float, Range(ge=0, lt=1)]
 
 FIRES = ((16, 64), (16, 64), (32, 128), (32, 128), (48, 192), (48, 192), (64, 256), (64, 256))
@@ -39,19 +43,20 @@ PLANS = {
 }
 
 
-def fire(c_in: int, squeezed: int, expanded: int) -> nn.Sequential:
+def fire(c_in: int, squeezed: int, expanded: int, kit: Kit) -> nn.Sequential:
     """Make a fire module: (B, c_in, H, W) squeezed by a 1x1 convolution, then expanded by a 1x1 and a 3x3 one.
 
     Args:
         c_in: channels of the input.
         squeezed: channels between.
         expanded: channels of each expansion; the output has twice as many.
+        kit: norm and activation of the convolutions.
     """
     return nn.Sequential(
-        *conv_norm_act(c_in, squeezed, 1, batch_norm=False),
+        *kit.conv(c_in, squeezed, 1),
         Stack(
-            nn.Sequential(*conv_norm_act(squeezed, expanded, 1, batch_norm=False)),
-            nn.Sequential(*conv_norm_act(squeezed, expanded, 3, batch_norm=False)),
+            nn.Sequential(*kit.conv(squeezed, expanded, 1)),
+            nn.Sequential(*kit.conv(squeezed, expanded, 3)),
         ),
     )
 
@@ -95,6 +100,11 @@ def squeezenet(
     version: Literal["v1.0", "v1.1"] = "v1.0",
     form: Form = "auto",
     bypass: bool = False,
+    activation: Activation = "relu",
+    negative_slope: NonNegativeFloat | None = None,
+    norm: Norm = "none",
+    norm_groups: PositiveInt | None = None,
+    pool: Pool = "max",
     dropout: Rate = 0.5,
     width: PositiveFloat = 1.0,
     init: Init = "he",
@@ -115,35 +125,41 @@ def squeezenet(
         form: imagenet (7x7, version 1.1: 3x3, with stride 2 first), small, or auto: small up to 64 pixels on the
             shorter side.
         bypass: add the input of every second fire module to its output ("simple bypass").
+        activation: nonlinearity; the class maps keep their ReLU.
+        negative_slope: slope below zero of leaky_relu (null: 0.01), start value of prelu (null: 0.25).
+        norm: normalisation after each convolution (not in the paper).
+        norm_groups: groups of norm=group; divides all channels; null: each layer's own, up to 8.
+        pool: 3x3 with stride 2: max, average, strided (a convolution with norm and activation); or fractional, max over
+            overlapping 2x2 windows that leaves 0.7 of each side.
         dropout: probability of dropping a value before the head, in [0, 1).
         width: factor on the channels, > 0; rounded, at least 1 remains.
         init: initialisation of all but the last layer; that one starts small, so that the loss is ln K.
 
     Raises:
-        ValueError: if the image is too small for the form.
+        ValueError: if the image is too small for the form; a slope or groups are given to an activation or norm that
+            has none; the groups do not divide a layer's channels; or norm=instance is left single pixels.
 
     Source: Iandola et al. 2016, "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters and <0.5MB model
         size", sections 3 and 6
     """
     plan = PLANS[version]
     small = pick_form(form, input_shape) == "small"
-    c_in, size = scaled(plan.channels, width), input_shape[1:]
-    remedy = f"use images of at least {plan.smallest}x{plan.smallest} pixels, or form=small"
+    kit = Kit(norm, norm_groups, activation, negative_slope, pool=pool)
+    chain = Chain(kit, input_shape, f"use images of at least {plan.smallest}x{plan.smallest} pixels, or form=small")
+    first = scaled(plan.channels, width)
     if small:
-        layers = conv_norm_act(input_shape[0], c_in, 3, batch_norm=False)
+        chain.conv("conv1", first, 3)
     else:
-        layers = conv_norm_act(input_shape[0], c_in, plan.kernel, stride=2, padding=0, batch_norm=False)
-        size = window_out("conv1", size, plan.kernel, stride=2, remedy=remedy)
+        chain.conv("conv1", first, plan.kernel, stride=2, padding=0)
     for number, (squeezed, expanded) in enumerate(FIRES, start=2):
         if number in plan.pools and not (small and number == 2):
-            layers.append(nn.MaxPool2d(3, stride=2, padding=int(small), ceil_mode=not small))
-            pad = (int(small), int(small))
-            size = window_out(f"pool{number - 1}", size, 3, stride=2, padding=pad, ceil=not small, remedy=remedy)
-        module: nn.Module = fire(c_in, scaled(squeezed, width), scaled(expanded, width))
-        layers.append(Bypass(module) if bypass and number in BYPASSED else module)
-        c_in = 2 * scaled(expanded, width)
+            chain.pool(f"pool{number - 1}", 3, padding=int(small), ceil=not small)
+        kit.refuse_single_pixels(f"fire{number}", chain.size)
+        half = scaled(expanded, width)
+        module: nn.Module = fire(chain.channels, scaled(squeezed, width), half, kit)
+        chain.add(Bypass(module) if bypass and number in BYPASSED else module, channels=2 * half)
     if dropout > 0:
-        layers.append(nn.Dropout(dropout))
-    features, head = nn.Sequential(*layers), nn.Linear(c_in, num_classes)
+        chain.add(nn.Dropout(dropout))
+    features, head = nn.Sequential(*chain.take()), nn.Linear(chain.channels, num_classes)
     initialise(features, head, init)
     return with_data(SqueezeNet(features, head), init)

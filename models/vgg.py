@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from torch import nn
 
 from dlrun.models import blocks
-from dlrun.models.blocks import conv_norm_act, linear_act, make_activation, scaled, window_out
+from dlrun.models.blocks import scaled
+from dlrun.models.options import Chain, Kit, refuse_large_maps
 from dlrun.registry import MODELS
-from dlrun.types import PositiveFloat, Range
+from dlrun.types import NonNegativeFloat, PositiveFloat, PositiveInt, Range
 
 Form = Literal["auto", "imagenet", "small"]
 Init = Literal["he", "xavier", "orthogonal", "small_gaussian", "constant", "lsuv", "default"]
+Nonlinearity = Literal["relu", "leaky_relu", "prelu", "elu", "gelu", "silu", "tanh", "sigmoid", "maxout"]
+Norm = Literal["batch", "group", "layer", "instance", "none"]
+Pool = Literal["max", "average", "strided", "fractional"]
 Rate = Annotated[float, Range(ge=0, lt=1)]
 
 CHANNELS = (64, 128, 256, 512, 512)
@@ -29,8 +34,13 @@ def vgg(
     *,
     depth: Literal[11, 13, 16, 19] = 16,
     form: Form = "auto",
-    batch_norm: bool | None = None,
+    activation: Nonlinearity = "relu",
+    negative_slope: NonNegativeFloat | None = None,
+    norm: Norm | None = None,
+    norm_groups: PositiveInt | None = None,
+    pool: Pool = "max",
     dropout: Rate | None = None,
+    drop_connect: Rate = 0.0,
     width: PositiveFloat = 1.0,
     init: Init = "he",
 ) -> nn.Module:
@@ -41,52 +51,62 @@ def vgg(
     global average and the linear head, and leaves out the pools that would go below one pixel, so it takes
     any image.
 
-    Deviation: with batch norm (not in the paper) the convolutions have no bias. Keep it for images under 32
-    pixels: on the last maps, of one pixel, a window is mostly border, and the signal fades without a norm.
+    Deviation: with batch norm (not in the paper) the convolutions have no bias. Keep a norm for images under 32
+    pixels: on the last maps, of one pixel, a window is mostly border, and the signal fades without. The norm stands
+    behind the convolutions alone, as in the nets with batch norm that are in use.
 
     Args:
         input_shape: (C, H, W) of one image; the imagenet form needs at least 32 pixels on each side.
         num_classes: K.
         depth: number of layers with weights, as counted in the imagenet form.
         form: imagenet, small, or auto: small up to 64 pixels on the shorter side.
-        batch_norm: batch norm after each convolution; null: the form's own (imagenet no, as in the paper;
-            small yes).
+        activation: nonlinearity after each convolution and hidden layer; maxout takes the larger of two, so its layers
+            have twice the channels or units.
+        negative_slope: slope below zero of leaky_relu (null: 0.01), start value of prelu (null: 0.25).
+        norm: normalisation after each convolution; null: the form's own (imagenet none, as in the paper; small batch).
+        norm_groups: groups of norm=group; divides all channels; null: each layer's own, up to 8.
+        pool: 2x2 with stride 2: max, average, strided (a convolution with norm and activation); or fractional, max over
+            overlapping 2x2 windows that leaves 0.7 of each side (small form alone).
         dropout: probability of dropping a unit of the hidden layers (small form: a feature before the head),
             in [0, 1); null: the form's own (imagenet 0.5, small 0).
+        drop_connect: probability of dropping a weight of the hidden layers, in [0, 1); in evaluation they have the
+            mean weights; imagenet form alone.
         width: factor on the channels and hidden units, > 0; rounded, at least 1 remains.
         init: initialisation of all but the last layer; that one starts small, so that the loss is ln K.
 
     Raises:
-        ValueError: if the image is too small for the form.
+        ValueError: if the image is too small for the form; drop_connect comes with the small form or pool=fractional
+            with the imagenet form; a slope or groups are given to an activation or norm that has none; the groups do
+            not divide a layer's channels; or norm=instance is left single pixels.
 
     Source: Simonyan and Zisserman 2015, "Very Deep Convolutional Networks for Large-Scale Image Recognition",
         table 1
     """
-    c_in, height, breadth = input_shape
-    small = blocks.pick_form(form, input_shape) == "small"
-    normed = small if batch_norm is None else batch_norm
+    picked = blocks.pick_form(form, input_shape)
+    refuse_large_maps(pool, picked)
+    small = picked == "small"
+    if small and drop_connect > 0:
+        raise ValueError(
+            f"drop_connect={drop_connect:g} has no effect in the small form, which has no hidden layers; "
+            "set drop_connect=0, or form=imagenet"
+        )
+    normed = ("batch" if small else "none") if norm is None else norm
     rate = (0.0 if small else 0.5) if dropout is None else dropout
+    kit = Kit(normed, norm_groups, activation, negative_slope, pool=pool, dropout=rate, drop_connect=drop_connect)
 
-    layers: list[nn.Module] = []
-    size = (height, breadth)
+    chain = Chain(kit, input_shape, REMEDY)
     for stage, (base, count) in enumerate(zip(CHANNELS, CONVOLUTIONS[depth], strict=True), start=1):
-        channels = scaled(base, width)
         for _ in range(count):
-            layers += conv_norm_act(c_in, channels, 3, batch_norm=normed)
-            c_in = channels
-        if not small or min(size) > 1:
-            layers.append(nn.MaxPool2d(2))
-            size = window_out(f"pool{stage}", size, 2, stride=2, remedy=REMEDY)
-
+            chain.conv(f"conv{stage}", scaled(base, width), 3)
+        if not small or min(chain.size) > 1:
+            chain.pool(f"pool{stage}", 2)
     if small:
-        layers.append(blocks.GlobalAverage())
+        chain.average()
         if rate > 0:
-            layers.append(nn.Dropout(rate))
-        return blocks.classifier(layers, c_in, num_classes, init)
-    units = scaled(4096, width)
-    layers += [
-        nn.Flatten(),
-        *linear_act(c_in * size[0] * size[1], units, make_activation("relu"), dropout=rate),
-        *linear_act(units, units, make_activation("relu"), dropout=rate),
-    ]
-    return blocks.classifier(layers, units, num_classes, init)
+            chain.add(nn.Dropout(rate))
+    else:
+        units = scaled(4096, width)
+        chain.kit = replace(kit, norm="none", norm_groups=None)
+        chain.flatten()
+        chain.hidden((units, units))
+    return blocks.classifier(chain.take(), chain.channels, num_classes, init)

@@ -8,12 +8,16 @@ from typing import Annotated, Literal
 from torch import nn
 
 from dlrun.models import blocks
-from dlrun.models.blocks import conv_norm_act, linear_act, make_activation, scaled, window_out
+from dlrun.models.blocks import scaled
+from dlrun.models.options import Chain, Kit, refuse_large_maps
 from dlrun.registry import MODELS
-from dlrun.types import PositiveFloat, PositiveInt, Range
+from dlrun.types import NonNegativeFloat, PositiveFloat, PositiveInt, Range
 
 Form = Literal["auto", "imagenet", "small"]
 Init = Literal["he", "xavier", "orthogonal", "small_gaussian", "constant", "lsuv", "default"]
+Nonlinearity = Literal["relu", "leaky_relu", "prelu", "elu", "gelu", "silu", "tanh", "sigmoid", "maxout"]
+Norm = Literal["batch", "group", "layer", "instance", "none"]
+Pool = Literal["max", "average", "strided", "fractional"]
 Rate = Annotated[float, Range(ge=0, lt=1)]
 
 REMEDY = "use images of at least 53x53 pixels, or form=small"
@@ -43,8 +47,14 @@ def zfnet(
     *,
     form: Form = "auto",
     channels: tuple[PositiveInt, PositiveInt, PositiveInt] = (512, 1024, 512),
+    activation: Nonlinearity = "relu",
+    negative_slope: NonNegativeFloat | None = None,
+    norm: Norm = "none",
+    norm_groups: PositiveInt | None = None,
     lrn: bool | None = None,
+    pool: Pool = "max",
     dropout: Rate = 0.5,
+    drop_connect: Rate = 0.0,
     width: PositiveFloat = 1.0,
     init: Init = "he",
 ) -> nn.Module:
@@ -62,43 +72,43 @@ def zfnet(
         num_classes: K.
         form: imagenet (4096 hidden units), small, or auto: small up to 64 pixels on the shorter side.
         channels: of the last three convolutions; [384, 384, 256] is the net of the paper's figure 3.
-        lrn: local response normalisation after the first two pools; null: imagenet yes, small no.
+        activation: nonlinearity after each convolution and hidden layer; maxout takes the larger of two, so its layers
+            have twice the channels or units.
+        negative_slope: slope below zero of leaky_relu (null: 0.01), start value of prelu (null: 0.25).
+        norm: normalisation before each activation; instance acts on convolutions alone (not in the paper).
+        norm_groups: groups of norm=group; divides all channels and units; null: each layer's own, up to 8.
+        lrn: local response normalisation after the first two pools; null: yes in the imagenet form with norm=none.
+        pool: 3x3 with stride 2: max, average, strided (a convolution with norm and activation); or fractional, max over
+            overlapping 2x2 windows that leaves 0.7 of each side (small form alone).
         dropout: probability of dropping a unit of the two hidden layers, in [0, 1).
+        drop_connect: probability of dropping a weight of the hidden layers, in [0, 1); in evaluation they have the
+            mean weights.
         width: factor on the channels and hidden units, > 0; rounded, at least 1 remains.
         init: initialisation of all but the last layer; that one starts small, so that the loss is ln K.
 
     Raises:
-        ValueError: if the image is too small for the form.
+        ValueError: if the image is too small for the form; pool=fractional comes with the imagenet form; a slope or
+            groups are given to an activation or norm that has none; the groups do not divide a layer's channels; or
+            norm=instance is left single pixels.
 
     Source: Zeiler and Fergus 2014, "Visualizing and Understanding Convolutional Networks", figure 3 and table 2
     """
-    plan = PLANS[blocks.pick_form(form, input_shape)]
+    picked = blocks.pick_form(form, input_shape)
+    refuse_large_maps(pool, picked)
+    kit = Kit(norm, norm_groups, activation, negative_slope, pool=pool, dropout=dropout, drop_connect=drop_connect)
+    plan = PLANS[picked]
     c1, c2, c3, c4, c5, units = (scaled(n, width) for n in (96, 256, *channels, plan.units))
-    edge = plan.pool5_padding
-    size = _conv("conv1", input_shape[1:], plan.conv1)
-    size = window_out("pool1", size, 3, stride=2, padding=(1, 1), remedy=REMEDY)
-    size = _conv("conv2", size, plan.conv2)
-    size = window_out("pool2", size, 3, stride=2, padding=(1, 1), remedy=REMEDY)
-    size = window_out("pool5", size, 3, stride=2, padding=(edge, edge), remedy=REMEDY)
+    normed = plan.lrn and norm == "none" if lrn is None else lrn
 
-    normed = plan.lrn if lrn is None else lrn
-    layers: list[nn.Module] = []
-    for c_in, c_out, (kernel, stride, padding) in ((input_shape[0], c1, plan.conv1), (c1, c2, plan.conv2)):
-        layers += conv_norm_act(c_in, c_out, kernel, stride=stride, padding=padding, batch_norm=False)
-        layers.append(nn.MaxPool2d(3, stride=2, padding=1))
+    chain = Chain(kit, input_shape, REMEDY)
+    for number, (c_out, (kernel, stride, padding)) in enumerate(((c1, plan.conv1), (c2, plan.conv2)), start=1):
+        chain.conv(f"conv{number}", c_out, kernel, stride=stride, padding=padding)
+        chain.pool(f"pool{number}", 3, padding=1)
         if normed:
-            layers.append(blocks.local_response_norm())
-    for c_in, c_out in ((c2, c3), (c3, c4), (c4, c5)):
-        layers += conv_norm_act(c_in, c_out, 3, batch_norm=False)
-    layers += [
-        nn.MaxPool2d(3, stride=2, padding=edge),
-        nn.Flatten(),
-        *linear_act(c5 * size[0] * size[1], units, make_activation("relu"), dropout=dropout),
-        *linear_act(units, units, make_activation("relu"), dropout=dropout),
-    ]
-    return blocks.classifier(layers, units, num_classes, init)
-
-
-def _conv(layer: str, size: tuple[int, int], window: tuple[int, int, int]) -> tuple[int, int]:
-    kernel, stride, padding = window
-    return window_out(layer, size, kernel, stride=stride, padding=(padding, padding), remedy=REMEDY)
+            chain.add(blocks.local_response_norm())
+    for number, c_out in enumerate((c3, c4, c5), start=3):
+        chain.conv(f"conv{number}", c_out, 3)
+    chain.pool("pool5", 3, padding=plan.pool5_padding)
+    chain.flatten()
+    chain.hidden((units, units))
+    return blocks.classifier(chain.take(), chain.channels, num_classes, init)

@@ -70,7 +70,7 @@ def test_a_last_batch_of_one_sample_is_explained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ["model=mlp", "model.batch_norm=true", "data=synthetic", "data.samples=60", "data.classes=3"]
+    words = ["model=mlp", "model.norm=batch", "data=synthetic", "data.samples=60", "data.classes=3"]
     words += ["data.batch_size=14", "augment=[]", "device=cpu", "trainer.threads=1"]
     assert main(["train", *words]) == 2
     assert "data.drop_last=true" in capsys.readouterr().err

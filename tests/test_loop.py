@@ -467,7 +467,7 @@ def test_golden_losses(tmp_path: Path, optimizer: str) -> None:
         f"optimizer.lr={0.1 if optimizer == 'sgd' else 0.01}",
         "schedule=cosine",
         "schedule.warmup=2st",
-        "model={name: mlp, hidden: [16], dropout: 0.1, batch_norm: true}",
+        "model={name: mlp, hidden: [16], dropout: 0.1, norm: batch}",
         "augment=[{name: random_crop, padding: 1}, horizontal_flip]",
     )
     # A refactoring must not change them at all; another version of torch may round differently.

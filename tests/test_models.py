@@ -149,7 +149,7 @@ def test_alexnet_normalises_by_the_formula_of_the_paper() -> None:
 )
 def test_vgg_counts(depth: int, plain: int, normed: int) -> None:
     assert count(build_meta("vgg", IMAGENET, 1000, depth=depth)) == plain
-    net = build_meta("vgg", IMAGENET, 1000, depth=depth, batch_norm=True)
+    net = build_meta("vgg", IMAGENET, 1000, depth=depth, norm="batch")
     # torchvision counts the biases in front of batch norm too.
     assert count(net) + sum(conv.out_channels for conv in layers(net, nn.Conv2d)) == normed
 
@@ -244,7 +244,7 @@ def test_vgg_agrees_with_torchvision() -> None:
     reference = reference.to_empty(device="cpu")
     for counter in (norm.num_batches_tracked for norm in layers(reference, nn.BatchNorm2d)):
         counter.zero_()
-    ours = build_meta("vgg", IMAGENET, depth=11, batch_norm=True)
+    ours = build_meta("vgg", IMAGENET, depth=11, norm="batch")
     assert_same_outputs(ours, reference, torch.randn(1, *IMAGENET))
 
 
@@ -418,7 +418,7 @@ def test_orthogonal_rows_or_columns() -> None:
     ("name", "params"),
     [
         ("mlp", {"hidden": [30] * 10}),
-        ("vgg", {"width": 0.1, "batch_norm": False}),
+        ("vgg", {"width": 0.1, "norm": "none"}),
         ("resnet", {"depth": 20, "norm": "none"}),
         ("resnet", {"depth": 14, "pre_activation": True, "squeeze_excite": 4, "stochastic_depth": 0.5}),
         ("convnet", {"channels": [4], "hidden": [16], "drop_connect": 0.5, "activation": "tanh"}),
@@ -515,7 +515,7 @@ def kinds(net: nn.Module) -> list[str]:
 
 
 def test_mlp_options() -> None:
-    net = build("mlp", hidden=[5, 4], activation="elu", batch_norm=True, dropout=0.25)
+    net = build("mlp", hidden=[5, 4], activation="elu", norm="batch", dropout=0.25)
     block = ["Linear", "BatchNorm1d", "ELU", "Dropout"]
     assert kinds(net) == ["Sequential", "Flatten", *block, *block]
     assert count(build("mlp", hidden=[])) == 3072 * 10 + 10
@@ -524,7 +524,7 @@ def test_mlp_options() -> None:
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_activations_are_differentiable_where_they_stand(activation: str) -> None:
     for net in (
-        build("mlp", SHAPES[0], hidden=[6], activation=activation, batch_norm=True, dropout=0.5),
+        build("mlp", SHAPES[0], hidden=[6], activation=activation, norm="batch", dropout=0.5),
         build("lenet5", SHAPES[0], activation=activation),
     ):
         net(torch.randn(4, *SHAPES[0])).sum().backward()
@@ -581,7 +581,7 @@ def test_dropout_and_norm_options_of_the_forms() -> None:
     assert "Dropout" in kinds(build_meta("vgg", SMALL, dropout=0.1))
     assert "Dropout" not in kinds(build_meta("vgg", IMAGENET, dropout=0))
     assert "BatchNorm2d" in kinds(build_meta("vgg", SMALL))
-    assert "BatchNorm2d" not in kinds(build_meta("vgg", SMALL, batch_norm=False))
+    assert "BatchNorm2d" not in kinds(build_meta("vgg", SMALL, norm="none"))
 
 
 def test_resnet_shortcuts() -> None:
@@ -615,7 +615,7 @@ def test_zero_init_residual_makes_each_block_its_shortcut() -> None:
     ("name", "params", "words"),
     [
         ("mlp", {"hidden": [], "dropout": 0.5}, "dropout=0.5"),
-        ("mlp", {"hidden": [], "batch_norm": True}, "batch_norm=True"),
+        ("mlp", {"hidden": [], "norm": "batch"}, "norm=batch"),
         ("mlp", {"hidden": [], "activation": "tanh"}, "activation=tanh"),
         ("mlp", {"negative_slope": 0.1}, "negative_slope=0.1"),
         ("lenet5", {"negative_slope": 0.0}, "negative_slope=0"),
@@ -648,7 +648,7 @@ def test_options_without_effect_are_refused(name: str, params: dict[str, Any], w
         ("nin", {"form": "imagenet"}, 39, "pool3"),
         ("nin", {"form": "small"}, 1, None),
         ("googlenet", {"form": "imagenet"}, 15, "pool3"),
-        ("googlenet", {"form": "imagenet", "batch_norm": False}, 31, "pool4"),
+        ("googlenet", {"form": "imagenet", "norm": "none"}, 31, "pool4"),
         ("googlenet", {"form": "small"}, 1, None),
         ("densenet", {"form": "imagenet"}, 29, "pool3"),
         ("densenet", {"form": "small"}, 1, None),

@@ -37,7 +37,7 @@ TRAIN = (
     "callbacks.tensorboard=null",
     "callbacks.checkpoint={every: 5st, keep: 2, top_k: 2, monitor: val/loss, mode: min}",
 )
-MLP = ("model=mlp", "model.hidden=[32]", "model.batch_norm=true", "model.dropout=0.3", "optimizer=adamw")
+MLP = ("model=mlp", "model.hidden=[32]", "model.norm=batch", "model.dropout=0.3", "optimizer=adamw")
 RESNET = ("model=resnet", "model.depth=8", "model.width=0.25", "trainer.clip_norm=2", "trainer.accumulate=2")
 FEEDING = {
     "resident": ("data.resident=true",),

@@ -14,12 +14,13 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from dlrun.errors import UserError
-from dlrun.models.blocks import DropPath, Maxout, Stack, window_out
-from dlrun.models.convnet import PIECES, DropConnect, FractionalMaxPool
+from dlrun.models.blocks import DropPath, Stack, window_out
 from dlrun.models.fractalnet import Fractal, Join
 from dlrun.models.googlenet import EPS, GridAverage, inception, naive_inception
+from dlrun.models.layers import DropConnect, FractionalMaxPool, Maxout
 from dlrun.models.mobilenet import Inverted
 from dlrun.models.nasnet import Cell, Normal, Reduction
+from dlrun.models.options import PIECES
 from dlrun.models.squeezenet import Bypass
 from dlrun.tasks.base import WithAuxiliary
 from dlrun.tasks.classification import classification
@@ -164,10 +165,10 @@ def test_googlenet_figures() -> None:
     modules = output_shapes(build_meta("googlenet", IMAGENET).eval(), Stack, IMAGENET)
     expected = [(256, 28), (480, 28), *[(512, 14)] * 3, (528, 14), (832, 14), (832, 7), (1024, 7)]
     assert [shape[:2] for shape in modules] == expected
-    paper = build_meta("googlenet", IMAGENET, 1000, batch_norm=False)
+    paper = build_meta("googlenet", IMAGENET, 1000, norm="none")
     assert [shape[:2] for shape in output_shapes(paper.eval(), Stack, IMAGENET)] == expected
     # What table 1 of the paper sums up to, with biases.
-    assert count(build_meta("googlenet", IMAGENET, 1000, batch_norm=False, auxiliary_weight=0)) == 6_998_552
+    assert count(build_meta("googlenet", IMAGENET, 1000, norm="none", auxiliary_weight=0)) == 6_998_552
     assert [
         layer.kernel_size for layer in layers(paper.get_submodule("features.inception3a.branches.2"), nn.Conv2d)
     ] == [
@@ -427,7 +428,7 @@ def test_densenet_options() -> None:
 
 
 def test_nin_options() -> None:
-    assert "BatchNorm2d" in kinds(build_meta("nin", SMALL, batch_norm=True))
+    assert "BatchNorm2d" in kinds(build_meta("nin", SMALL, norm="batch"))
     assert len(layers(build_meta("nin", SMALL), nn.Dropout)) == 2
     assert len(layers(build_meta("nin", IMAGENET), nn.Dropout)) == 1
     assert not layers(build_meta("nin", SMALL, dropout=0), nn.Dropout)
@@ -463,7 +464,7 @@ def test_convnet_pattern() -> None:
 )
 @pytest.mark.parametrize("pool", ["max", "average", "strided", "fractional", "none"])
 def test_convnet_norms_and_pools_train(norm: str, conv: str | None, hidden: str | None, pool: str) -> None:
-    net = build("convnet", (1, 9, 8), channels=[4, 8], convs=1, hidden=[8], norm=norm, groups=4, pool=pool)
+    net = build("convnet", (1, 9, 8), channels=[4, 8], convs=1, hidden=[8], norm=norm, pool=pool)
     stages = net.get_submodule("features")
     assert [type(layer).__name__ for layer in stages.stage1[1:2]] == [conv or "ReLU"]
     assert [type(layer).__name__ for layer in stages.hidden1[1:2]] == [hidden or "ReLU"]
@@ -527,7 +528,7 @@ def test_drop_connect() -> None:
         ("nasnet", {"form": "imagenet", "filters": 30}, "multiple of 4.*try 32"),
         ("convnet", {"pool_after": [4]}, "stage 4"),
         ("convnet", {"pool_after": [1], "pool": "none"}, r"pool_after=\[1\]"),
-        ("convnet", {"channels": [12], "norm": "group"}, "groups=8 does not divide 12"),
+        ("convnet", {"channels": [12], "norm": "group", "norm_groups": 8}, "norm_groups=8 does not divide 12"),
         ("convnet", {"hidden": [], "dropout": 0.5}, "dropout=0.5"),
         ("convnet", {"hidden": [], "drop_connect": 0.5}, "drop_connect=0.5"),
         ("convnet", {"channels": [], "conv_dropout": 0.5}, "conv_dropout=0.5"),
