@@ -364,12 +364,20 @@ def test_listing_the_models_imports_no_torch() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize(("alias", "table"), [("Init", set(INITS)), ("Activation", set(ACTIVATIONS)), ("Form", None)])
-def test_option_types_name_the_keys_of_their_table(alias: str, table: set[str] | None) -> None:
+@pytest.mark.parametrize(
+    ("alias", "table"),
+    [
+        ("Init", set(INITS)),
+        ("Activation", set(ACTIVATIONS)),
+        ("Nonlinearity", {*ACTIVATIONS, "maxout"}),
+        ("Form", {"auto", "imagenet", "small"}),
+    ],
+)
+def test_option_types_name_the_keys_of_their_table(alias: str, table: set[str]) -> None:
     modules = [import_module(MODELS.entry(name).module) for name in MODELS.names()]
     found = [set(get_args(getattr(module, alias))) for module in modules if hasattr(module, alias)]
     assert len(found) >= 2
-    assert all(keys == (table or {"auto", "imagenet", "small"}) for keys in found)
+    assert all(keys == table for keys in found)
 
 
 # ---- Initialisation

@@ -49,6 +49,12 @@ CHUNK = 4 * 64 * 64
 DIGITS = (*TRAIN, *MLP)
 
 
+CONVNET = (
+    *("model=convnet", "model.channels=[4]", "model.convs=1", "model.hidden=[8]"),
+    *("model.activation=maxout", "model.pool=fractional", "model.drop_connect=0.5"),
+)
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[ForkServer]:
     with fork_server() as server:
@@ -125,8 +131,9 @@ def test_killed_before_the_first_checkpoint(server: ForkServer, whole: Path, tmp
     assert_same(tmp_path, whole)
 
 
-def test_a_network_with_convolutions_clipping_and_accumulation(server: ForkServer, tmp_path: Path) -> None:
-    words = (*TRAIN, *RESNET, "trainer.epochs=2")
+@pytest.mark.parametrize("model", [RESNET, CONVNET], ids=["clipping-accumulation", "random-layers"])
+def test_a_network_with_convolutions(server: ForkServer, tmp_path: Path, model: tuple[str, ...]) -> None:
+    words = (*TRAIN, *model, "trainer.epochs=2")
     assert server.run(tmp_path / "whole", *words, chunk=CHUNK) == 0
     assert server.run(tmp_path / "killed", *words, step=33, chunk=CHUNK) == -signal.SIGKILL
     assert server.run(tmp_path / "killed", *resume(tmp_path / "killed"), chunk=CHUNK) == 0
