@@ -49,6 +49,7 @@ examples:
   dlrun train
   dlrun train model=mlp optimizer=adamw optimizer.lr=3e-4 trainer.epochs=30
   dlrun train data=cifar10 data.root=~/data model=vgg
+  dlrun train config=char_rnn data.path=book.txt
   dlrun train config=cifar10_resnet20 data.root=~/data/cifar10 device=cuda
   dlrun train config=my.yaml seed=3 callbacks.early_stopping.patience=5
   dlrun train config=my.yaml 'augment=[{name: random_crop, padding: 2}, horizontal_flip]'
@@ -67,6 +68,7 @@ examples:
   dlrun eval checkpoint=runs/x
   dlrun eval checkpoint=runs/x/checkpoints/last.pt split=val
   dlrun eval checkpoint=runs/x data.root=/data/other device=cpu
+  dlrun eval checkpoint=runs/x data.path=other.txt data.test_fraction=1
   dlrun eval checkpoint='[runs/x,runs/y]'
 """
 _SUMMARY = """\
@@ -77,7 +79,7 @@ field, and the totals for a training step on one batch. Nothing is trained and n
                      options; data, batch size and optimizer are those of config=
   config=NAME|PATH   a recipe, or your own YAML file; with every override that train takes
   input=CxHxW        shape of an image, where not that of the configured data
-  classes=K          number of classes, likewise
+  classes=K          number of classes, likewise; of text, of the symbols in its vocabulary
   --json             print for programs (keys: docs/summary.md)
 """
 _SUMMARY_EXAMPLES = """\

@@ -37,7 +37,7 @@ class Layer:
     Attributes:
         name: path of the module in the model.
         kind: class of the module.
-        output_shape: of its (first) result, without B; None if the forward pass does not run it.
+        output_shape: of its (first) result, without B; None if the forward pass does not call it.
         parameters: numbers in its own parameters, each counted where it first appears.
         multiply_adds: of one image, forward, as torch's flop counter has them (flops / 2; biases, norms, activations
             and pools count nothing).
@@ -45,7 +45,7 @@ class Layer:
         memory: bytes it makes for a batch that are kept for the backward pass: values, indices, masks.
         receptive_field: side of the input area that one output value depends on, (height, width) in pixels, not cut
             at the border; None where it is the whole image.
-        calls: how often it ran in one forward pass in training mode.
+        calls: how often it ran in one forward pass in training mode; 1 too where another module read its parameters.
         training_only: whether evaluation leaves it out, as auxiliary heads.
     """
 
@@ -342,6 +342,7 @@ def _rows(model: nn.Module, training: Trace, evaluation: Trace, batch: int, batc
         name = path or ROOT
         seen, evaluated = training.seen.get(name, _Seen()), evaluation.seen.get(name)
         ran = evaluated is not None and evaluated.calls > 0
+        lent = any(_storage(value) in training.used for value in module.parameters(recurse=False))
         flops = evaluated.flops if evaluated is not None and ran else seen.flops // batch
         layer = Layer(
             name=name,
@@ -352,7 +353,7 @@ def _rows(model: nn.Module, training: Trace, evaluation: Trace, batch: int, batc
             activations=seen.written // batch,
             memory=kept.get(name, 0) * batch_size // batch,
             receptive_field=_sides(seen.field),
-            calls=seen.calls,
+            calls=seen.calls or int(lent),
             training_only=not ran and seen.calls > 0,
         )
         # An identity does nothing.

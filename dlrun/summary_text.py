@@ -137,7 +137,7 @@ def _scaled(count: int, units: tuple[str, ...], space: str) -> str:
 
 def _cells(layer: Layer) -> tuple[str, ...]:
     field = layer.receptive_field
-    if layer.output_shape is None:
+    if not layer.calls:
         where = "not run"
     elif field is None:
         where = "all"

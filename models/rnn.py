@@ -43,7 +43,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(vocabulary_size, embedding_size)
         self.features = recurrent
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.head = nn.Linear(recurrent.output_size, vocabulary_size)
         nn.init.zeros_(self.head.bias)
         if tied:
@@ -80,7 +80,7 @@ class ImageReader(nn.Module):
         super().__init__()
         self.recurrent = recurrent
         self.read = read
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) to (B, O): of both directions, each the output of its own last step."""

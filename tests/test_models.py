@@ -258,7 +258,8 @@ def test_forward_and_backward(name: str, shape: tuple[int, int, int]) -> None:
     # So many that drop-path, drawn for each sample, leaves no path without one.
     x = torch.randn(16, *shape)
     before = x.clone()
-    loss, scores, _ = classification(F.cross_entropy, CLASSES).forward(net, (x, torch.arange(16) % CLASSES))
+    output = classification(F.cross_entropy, CLASSES).forward(net, (x, torch.arange(16) % CLASSES))
+    loss, scores = output.loss, output.outputs
     assert scores.shape == (16, CLASSES)
     assert scores.dtype == torch.float32
     assert torch.equal(x, before), "the input was changed in place"
