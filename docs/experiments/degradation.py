@@ -33,12 +33,11 @@ def run_of(name: str, words: list[str]) -> Path:
     return run_of(name, words)
 
 
-def curve(folder: Path, metric: str) -> tuple[list[float], list[float]]:
-    """Epoch and value of a metric, from the rows of metrics.jsonl that have it."""
+def curve(folder: Path, metric: str) -> tuple[list[int], list[float]]:
+    """Epoch and mean of a metric over it, from metrics.jsonl."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    rows = [row for row in rows if metric in row]
-    steps = max(row["step"] for row in rows) / json.loads((folder / "results.json").read_text())["epochs"]
-    return [row["step"] / steps for row in rows], [row[metric] for row in rows]
+    means = {row["epoch"]: row[metric] for row in rows if row["event"] == "epoch"}
+    return list(means), list(means.values())
 
 
 def main(words: list[str]) -> None:
