@@ -26,6 +26,7 @@ commands:
   train   train a model:            dlrun train config=cifar10_resnet20 data.root=~/data/cifar10
   eval    evaluate checkpoints:     dlrun eval checkpoint=runs/x
   summary look before training:     dlrun summary config=cifar10_resnet20
+  export  for use without dlrun:    dlrun export checkpoint=runs/x format=onnx
   list    what there is to choose:  dlrun list models
   show    one component's options:  dlrun show optimizer adamw
 
@@ -89,6 +90,26 @@ examples:
   dlrun summary model=vgg model.depth=19 input=3x224x224 classes=1000
   dlrun summary alexnet vgg googlenet resnet input=3x224x224 classes=1000
   dlrun summary a.yaml b.yaml --json
+"""
+_EXPORT = """\
+Write a checkpoint as a file that runs without dlrun, for batches of any size. Each file is read again and compared with
+PyTorch's scores before it gets its name; if they differ, no file is left.
+
+  checkpoint=PATH    a checkpoint file, or a run folder (its best checkpoint)
+  format=NAME        onnx (default), torch_export or safetensors (weights alone); several as '[onnx,safetensors]'
+  output=PATH        a file, or a folder (default: export/ in the run folder)
+  input=KIND         pixels (default): uint8 of 0..255, normalised inside the file; or normalized: float32
+  output_scores=KIND logits (default) or probabilities
+  --json             print for programs (keys: docs/export.md)
+
+onnx needs the packages onnx, onnxscript and onnxruntime, safetensors its own: pip install 'dlrun[export]'
+"""
+_EXPORT_EXAMPLES = """\
+examples:
+  dlrun export checkpoint=runs/x
+  dlrun export checkpoint=runs/x output=net.onnx output_scores=probabilities
+  dlrun export checkpoint=runs/x/checkpoints/last.pt format=torch_export input=normalized
+  dlrun export checkpoint=runs/x format='[onnx,torch_export,safetensors]' output=served/
 """
 _LIST = """\
 List the components of a kind, or of every kind: models, data, augment, optimizers, schedules, losses, tasks, callbacks,
@@ -181,6 +202,12 @@ def _dispatch(words: list[str]) -> int:
         from dlrun.commands.summary import summary
 
         return summary(request)
+    if command == "export":
+        own = ("checkpoint", "format", "output", "input", "output_scores")
+        request = _parse(command, rest, _EXPORT, _EXPORT_EXAMPLES, own, flags=("--json",))
+        from dlrun.commands.export import export
+
+        return export(request)
     if command == "list":
         request = _parse(command, rest, _LIST, _LIST_EXAMPLES, ("config",), words=("kind",))
         from dlrun.commands.listing import list_components
@@ -191,7 +218,7 @@ def _dispatch(words: list[str]) -> int:
         from dlrun.commands.listing import show_component
 
         return show_component(request)
-    known = ("train", "eval", "summary", "list", "show")
+    known = ("train", "eval", "summary", "export", "list", "show")
     raise UserError(f"there is no command {command!r}; {did_you_mean(command, known)} (dlrun --help)")
 
 

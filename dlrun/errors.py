@@ -45,6 +45,10 @@ class CheckpointError(UserError):
     """A checkpoint is missing, damaged, foreign, too new, or unsafe to open."""
 
 
+class ExportError(UserError):
+    """A network cannot be written in a format, or its file does not compute what PyTorch computes."""
+
+
 class NonFiniteError(UserError):
     """The loss became NaN or infinite; the message names the steps and what to try.
 

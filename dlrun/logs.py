@@ -12,11 +12,13 @@ log = logging.getLogger("dlrun")
 class _Console(logging.Handler):
     """Writes messages to stdout, warnings to stderr, around a progress bar if there is one."""
 
+    stdout_is_data = False
+
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record)
         if record.levelno >= logging.WARNING:
             text = f"warning: {text}"
-        stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+        stream = sys.stderr if self.stdout_is_data or record.levelno >= logging.WARNING else sys.stdout
         bars = sys.modules.get("tqdm")
         if bars is not None:
             bars.tqdm.write(text, file=stream)
@@ -25,12 +27,19 @@ class _Console(logging.Handler):
         stream.flush()
 
 
-def start_console() -> None:
-    """Show messages on the screen; safe to call again."""
+def start_console(*, stdout_is_data: bool = False) -> None:
+    """Show messages on the screen; safe to call again.
+
+    Args:
+        stdout_is_data: a program reads stdout, so every message goes to stderr.
+    """
     log.setLevel(logging.INFO)
     log.propagate = False
-    if not any(isinstance(handler, _Console) for handler in log.handlers):
-        log.addHandler(_Console())
+    console = next((handler for handler in log.handlers if isinstance(handler, _Console)), None)
+    if console is None:
+        console = _Console()
+        log.addHandler(console)
+    console.stdout_is_data = stdout_is_data
 
 
 def start_file(path: Path) -> logging.Handler:

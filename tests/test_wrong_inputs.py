@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -569,6 +570,73 @@ def checkpoint_with_code(box: Box) -> Row:
     row = box.row("checkpoint with code in it", "eval", "checkpoint=evil.pt", before="its pickle calls `os.mkdir`")
     assert not (box.folder / "ran").exists()
     return row
+
+
+# Export.
+
+
+@case
+def unknown_format(box: Box) -> Row:
+    box.finished_run()
+    return box.row("unknown format", "export", "checkpoint=runs/x", "format=onx")
+
+
+@case
+def over_another_file(box: Box) -> Row:
+    box.finished_run()
+    path = box.file("net.safetensors", "somebody's weights\n")
+    row = box.row(
+        "export over a file of another program",
+        "export",
+        "checkpoint=runs/x",
+        "format=safetensors",
+        "output=net.safetensors",
+    )
+    assert path.read_text() == "somebody's weights\n"
+    return row
+
+
+@case
+def missing_package(box: Box) -> Row:
+    box.finished_run()
+    box.patch.setitem(sys.modules, "onnxruntime", None)
+    return box.row("export without its packages", "export", "checkpoint=runs/x", before="onnxruntime is not installed")
+
+
+NO_GRAPH = """\
+from torch import nn
+
+from dlrun.registry import MODELS
+
+
+class Net(nn.Sequential):
+    def forward(self, x):
+        x = super().forward(x)
+        if x.sum() > 0:
+            return x
+        return -x
+
+
+@MODELS.register
+def my_net(input_shape, num_classes):
+    return Net(nn.Flatten(), nn.Linear(input_shape[0] * input_shape[1] * input_shape[2], num_classes))
+"""
+
+
+@case
+def no_graph(box: Box) -> Row:
+    box.file("my_net.py", NO_GRAPH)
+    box.file("my.yaml", MY_YAML.replace("{name: mlp, hidden: [8]}", "{name: my_net}") + "plugins: [my_net]\n")
+    assert main(["train", "config=my.yaml", "run.root=runs"]) == 0
+    (run,) = (box.folder / "runs").iterdir()
+    run.rename(box.folder / "runs" / "x")
+    return box.row(
+        "export of a model that is no graph",
+        "export",
+        "checkpoint=runs/x",
+        "format=torch_export",
+        before="a model of the user's own with `if x.sum() > 0` in its `forward`",
+    )
 
 
 USUAL = [

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrun.commands.request import Request
-from dlrun.config.compose import compose_saved
-from dlrun.config.load import finish
-from dlrun.config.rerun import EVAL_MAY_CHANGE, refuse_changes
-from dlrun.config.schema import Config
+from dlrun.commands.saved import Saved, home, listed, load_saved
+from dlrun.config.rerun import EVAL_MAY_CHANGE
 from dlrun.config.sources import display_path
 from dlrun.errors import EXIT_DONE, CheckpointError, UserError, did_you_mean
 from dlrun.logs import log, start_console
@@ -23,20 +20,12 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from dlrun.config.schema import Config
     from dlrun.data.feed import BatchLoader, Feed, Split
     from dlrun.tasks.base import Task
 
 _NAMES = {"accuracy": "top-1", "top5": "top-5"}
 SPLITS: tuple[Split, ...] = ("test", "val", "train")
-
-
-@dataclass(frozen=True)
-class _Subject:
-    """One checkpoint to evaluate, with its configuration."""
-
-    path: Path
-    payload: Mapping[str, Any]
-    config: Config
 
 
 def evaluate(request: Request) -> int:
@@ -56,10 +45,10 @@ def evaluate(request: Request) -> int:
     # torch is imported here: a mistake in the words was told before.
     from dlrun.checkpoint import find
 
-    paths = [find(Path(word), "checkpoint") for word in _listed(given)]
+    paths = [find(Path(word), "checkpoint") for word in listed("checkpoint", given)]
     reports = []
     for path in paths:
-        report = _evaluate_one(_load(path, request), split)
+        report = _evaluate_one(_load(path, request.overrides), split)
         reports.append(report)
         if len(paths) == 1:
             _print(report)
@@ -69,34 +58,11 @@ def evaluate(request: Request) -> int:
     return EXIT_DONE
 
 
-def _listed(given: str) -> list[str]:
-    if given.startswith("[") and given.endswith("]"):
-        words = [word.strip().strip("'\"") for word in given[1:-1].split(",")]
-        if not all(words):
-            raise UserError(f"checkpoint={given}: an empty entry in the list")
-        return words
-    return [given]
+def _load(path: Path, overrides: Sequence[str]) -> Saved:
+    return load_saved(path, overrides, EVAL_MAY_CHANGE, "the checkpoint was trained with it, so eval cannot change it")
 
 
-def _load(path: Path, request: Request) -> _Subject:
-    from dlrun.checkpoint import load
-
-    payload = load(path)
-    label = f"checkpoint {display_path(path)}"
-    old = finish(compose_saved(payload["config"], label, path.parent, _plugin_overrides(request)))
-    config = finish(compose_saved(payload["config"], label, path.parent, request.overrides))
-    refuse_changes(
-        old.to_tree(), config.to_tree(), EVAL_MAY_CHANGE, "the checkpoint was trained with it, so eval cannot change it"
-    )
-    return _Subject(path, payload, config)
-
-
-def _plugin_overrides(request: Request) -> list[str]:
-    # The recorded place of a plug-in may not exist here: the one given now must be used from the first.
-    return [word for word in request.overrides if word.startswith("plugins=")]
-
-
-def _evaluate_one(subject: _Subject, split: Split) -> dict[str, Any]:
+def _evaluate_one(subject: Saved, split: Split) -> dict[str, Any]:
     from dlrun.build import build_feed, build_model, build_task
     from dlrun.commands.explaining import explaining
     from dlrun.reproducibility import resolve_device, set_determinism
@@ -193,7 +159,7 @@ def _write(path: Path, split: str, report: Mapping[str, Any]) -> None:
     """JSON and PNG into the run folder, or beside a checkpoint that lies elsewhere."""
     from dlrun.charts import draw_confusion
 
-    folder = path.parent.parent if (path.parent.parent / "config.yaml").is_file() else path.parent
+    folder = home(path)
     name = f"eval_{split}_{path.stem}"
     result = folder / f"{name}.json"
     try:

@@ -36,6 +36,9 @@ EVAL_MAY_CHANGE = (
 )
 """Paths that say where and how an evaluation runs, and on what."""
 
+EXPORT_MAY_CHANGE = ("plugins", "trainer.threads")
+"""An export is made of the checkpoint alone, on the CPU."""
+
 
 def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any], allowed: Iterable[str], why: str) -> None:
     """Check that only allowed paths differ.

@@ -56,6 +56,11 @@ class Statistics:
         """The same statistics on a device."""
         return Statistics(self.kind, self.mean.to(device), self.std.to(device))
 
+    @property
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """(offset, scale), both shaped like mean and std: ``normalize(x)`` is ``(x - offset) * scale``."""
+        return self._offset, self._scale
+
     def normalize(self, images: Tensor) -> Tensor:
         """``(x / 255 - mean) / std``.
 

@@ -1,0 +1,1 @@
+"""Export: a trained network as a file that runs without dlrun, checked against PyTorch before it is called good."""

@@ -1,0 +1,72 @@
+"""The contract of export that every registered model keeps: it becomes a file, and the file computes the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_models import build
+
+from dlrun.data.statistics import Statistics
+from dlrun.export.check import Agreement
+from dlrun.export.files import targets, write
+from dlrun.export.formats import FORMATS
+from dlrun.export.subject import Exportable, image_classifier
+from dlrun.registry import MODELS
+
+SHAPE = (3, 16, 12)
+LIGHT: dict[str, dict[str, Any]] = {
+    "densenet": {"depth": 22, "growth": 2},
+    "fractalnet": {"width": 0.1},
+    "googlenet": {"width": 0.1},
+    "nasnet": {"cells": 1, "filters": 4},
+    "resnet": {"depth": 8},
+}
+"""Options that leave a model of many layers few of each kind."""
+LONG = ("fractalnet", "googlenet", "mobilenet", "nasnet")
+"""Their graphs take seconds even so."""
+STATISTICS = Statistics(
+    "channel", torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1), torch.tensor([0.2, 0.3, 0.25]).view(3, 1, 1)
+)
+
+
+def exportable(name: str, **params: Any) -> Exportable:
+    """A network as it is after a training: its running statistics are not those it began with."""
+    fresh = partial(build, name, SHAPE, **params)
+    net = fresh().train()
+    with torch.no_grad():
+        net(torch.randn(8, *SHAPE))
+    described = {"dlrun": "0", "input": "pixels", "scores": "logits"}
+    return image_classifier(name, net, fresh, STATISTICS, SHAPE, given="pixels", scores="logits", metadata=described)
+
+
+def round_trip(place: Path, format_name: str, name: str, **params: Any) -> Agreement:
+    """Write, read again, compare; what comes back has passed the check."""
+    (written,) = write(exportable(name, **params), targets([FORMATS[format_name]], None, place, name))
+    assert [path.name for path in place.iterdir()] == [f"{name}{FORMATS[format_name].suffix}"]
+    return written.agreement
+
+
+def names(kept: Callable[[str], bool]) -> list[Any]:
+    """Every registered model; those that are not kept run in the long tests only."""
+    return [name if kept(name) else pytest.param(name, marks=pytest.mark.slow) for name in MODELS.names()]
+
+
+@pytest.mark.parametrize("name", MODELS.names())
+def test_every_model_as_safetensors(name: str, tmp_path: Path) -> None:
+    assert round_trip(tmp_path, "safetensors", name, **LIGHT.get(name, {})).difference == 0
+
+
+@pytest.mark.parametrize("name", names(lambda name: name not in LONG))
+def test_every_model_as_torch_export(name: str, tmp_path: Path) -> None:
+    assert round_trip(tmp_path, "torch_export", name, **LIGHT.get(name, {})).relative <= 1e-6
+
+
+@pytest.mark.parametrize("name", names(lambda name: name in ("convnet", "resnet")))
+def test_every_model_as_onnx(name: str, tmp_path: Path) -> None:
+    # A tenth of what is allowed.
+    assert round_trip(tmp_path, "onnx", name, **LIGHT.get(name, {})).relative <= 1e-5
