@@ -43,6 +43,8 @@ def export(request: Request) -> int:
     word = request.reserved.get("checkpoint", "")
     if not word:
         raise UserError("dlrun export needs checkpoint=PATH, a checkpoint file or a run folder")
+    if request.reserved.get("output") == "":
+        raise UserError("output=: give a file or a folder, or leave it out")
     asked = _asked(request.reserved)
     path = find_checkpoint(word)
     saved = load_saved(path, request.overrides, EXPORT_MAY_CHANGE, _CHECKPOINT_ALONE)

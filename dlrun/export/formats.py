@@ -99,9 +99,6 @@ def _encode_onnx(subject: Exportable, program: Program) -> bytes:
             f"model {subject.model!r} cannot be written as ONNX: {first_line(error)}; use format=torch_export, or "
             "another operation in the model"
         ) from error
-    for node in proto.graph.node:
-        # How torch came to this operation, with source lines of this machine.
-        del node.metadata_props[:]
     for key, value in subject.metadata.items():
         proto.metadata_props.add(key=key, value=value)
     proto.producer_name, proto.producer_version = MARK, subject.metadata[MARK]
