@@ -100,6 +100,7 @@ PyTorch's scores before it gets its name; if they differ, no file is left.
   output=PATH        a file, or a folder (default: export/ in the run folder)
   input=KIND         pixels (default): uint8 of 0..255, normalised inside the file; or normalized: float32
   output_scores=KIND logits (default) or probabilities
+  steps=N            of text: tokens that one call reads (default: 1); what the model carries goes in and comes out
   --json             print for programs (keys: docs/export.md)
 
 onnx needs the packages onnx, onnxscript and onnxruntime, safetensors its own: pip install 'dlrun[export]'
@@ -203,7 +204,7 @@ def _dispatch(words: list[str]) -> int:
 
         return summary(request)
     if command == "export":
-        own = ("checkpoint", "format", "output", "input", "output_scores")
+        own = ("checkpoint", "format", "output", "input", "steps", "output_scores")
         request = _parse(command, rest, _EXPORT, _EXPORT_EXAMPLES, own, flags=("--json",))
         from dlrun.commands.export import export
 

@@ -19,7 +19,7 @@ import onnxruntime
 import pytest
 import torch
 from helpers import Dlrun, Done, compose_faster, forgetting_plugins
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import make_fit
 from safetensors import safe_open
@@ -28,11 +28,16 @@ from torch import Tensor, nn
 
 from dlrun import build
 from dlrun.checkpoint import load
+from dlrun.data.image_feed import ImageFeed
+from dlrun.data.source import ImageData
 from dlrun.data.statistics import Statistics
+from dlrun.data.vocabulary import Vocabulary
 from dlrun.errors import ExportError, UserError
 from dlrun.export.files import targets, write
 from dlrun.export.formats import FORMATS, Format
-from dlrun.export.subject import Exportable, Port, example_inputs, image_classifier
+from dlrun.export.images import image_classifier
+from dlrun.export.subject import Exportable, Port, example_inputs
+from dlrun.export.text import language_model
 from dlrun.train.evaluate import predict
 from dlrun.train.fit import Fit
 from dlrun.train.loop import train
@@ -107,14 +112,21 @@ def files(trained: Fit, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
 @pytest.fixture(scope="module")
 def truth(trained: Fit) -> tuple[Tensor, Tensor]:
     """Test images (N, 1, 8, 8) uint8 and the scores (N, 10) that dlrun's own evaluation gives them."""
-    config = trained.config
-    model = build.build_model(config, trained.data.input_shape, 10, torch.device("cpu"))
+    model = build.build_model(trained.config, trained.feed.arguments, torch.device("cpu"))
     model.load_state_dict(load(trained.run.checkpoints / "best.pt")["model"])
-    assert trained.data.test is not None
-    loader = build.build_eval_loader(config, trained.data.test, trained.statistics, torch.device("cpu"))
+    loader = trained.feed.eval_loader("test")
+    assert loader is not None
     scores, labels = predict(model, loader, trained.task, "fp32", torch.device("cpu"))
     assert (scores.argmax(1) == labels).float().mean() > 0.5
-    return trained.data.test.read(range(len(labels))), scores
+    data = build.build_data(trained.config)
+    assert isinstance(data, ImageData)
+    assert data.test is not None
+    return data.test.read(range(len(labels))), scores
+
+
+def statistics_of(fit: Fit) -> Statistics:
+    assert isinstance(fit.feed, ImageFeed)
+    return fit.feed.statistics
 
 
 def test_onnx_takes_pixels_and_gives_the_scores_of_eval(files: dict[str, Path], truth: tuple[Tensor, Tensor]) -> None:
@@ -168,10 +180,10 @@ def metadata_of(path: Path) -> dict[str, str]:
 def test_a_file_says_what_it_is(files: dict[str, Path], trained: Fit, name: str) -> None:
     found = metadata_of(files[name])
     statistics = json.loads(found["statistics"])
-    assert statistics["kind"] == trained.statistics.kind
+    assert statistics["kind"] == statistics_of(trained).kind
     for key in ("mean", "std"):
-        assert torch.equal(torch.tensor(statistics[key]), getattr(trained.statistics, key))
-    assert json.loads(found["classes"]) == list(trained.data.classes)
+        assert torch.equal(torch.tensor(statistics[key]), getattr(statistics_of(trained), key))
+    assert json.loads(found["classes"]) == list(trained.feed.outputs)
     assert json.loads(found["input_shape"]) == [1, 8, 8]
     assert (found["dlrun"], found["model"], found["scores"]) == ("0.1.0", "lenet5", "logits")
     assert found["input"] == ("normalized" if name == "safetensors" else "pixels")
@@ -193,10 +205,10 @@ def test_normalized_input_and_probabilities(
 ) -> None:
     words = ("input=normalized", "output_scores=probabilities", f"format={name}", "--json")
     report = exported(dlrun("export", "checkpoint=run", *words))
-    assert (report["input"], report["scores"]) == ("normalized", "probabilities")
+    assert (report["metadata"]["input"], report["metadata"]["scores"]) == ("normalized", "probabilities")
     path = Path(report["files"][0]["path"])
     assert (metadata_of(path)["input"], metadata_of(path)["scores"]) == ("normalized", "probabilities")
-    images = trained.statistics.normalize(truth[0][:7])
+    images = statistics_of(trained).normalize(truth[0][:7])
     if name == "onnx":
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         found = torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
@@ -264,13 +276,13 @@ def test_weights_alone_have_no_input(run: Path, dlrun: Dlrun) -> None:
 
 def test_json(run: Path, dlrun: Dlrun) -> None:
     report = exported(dlrun("export", "checkpoint=run", "format=[torch_export,safetensors]", "--json"))
-    assert {key: report[key] for key in ("checkpoint", "model", "input", "input_shape", "scores")} == {
+    assert {key: report[key] for key in ("checkpoint", "model", "inputs", "outputs")} == {
         "checkpoint": "run/checkpoints/best.pt",
         "model": "lenet5",
-        "input": "pixels",
-        "input_shape": [1, 8, 8],
-        "scores": "logits",
+        "inputs": [{"name": "images", "dtype": "uint8", "shape": ["batch", 1, 8, 8]}],
+        "outputs": [{"name": "scores", "dtype": "float32", "shape": ["batch", 10]}],
     }
+    assert report["metadata"] == metadata_of(Path("run/export/best.pt2"))
     assert report["checked_batches"] == [1, 5]
     assert [(file["format"], file["path"], file["replaced"]) for file in report["files"]] == [
         ("torch_export", "run/export/best.pt2", False),
@@ -288,7 +300,7 @@ def test_the_page_names_every_key_of_the_json_and_of_the_metadata(
     page = (ROOT / "docs" / "export.md").read_text()
     report = exported(dlrun("export", "checkpoint=run", "format=safetensors", "--json"))
     inside = [f"files[].{key}" for key in report["files"][0]]
-    for key in [*report.keys() - {"files"}, *inside, *metadata_of(files["onnx"])]:
+    for key in [*report.keys() - {"files"}, *inside, *metadata_of(files["onnx"]), "vocabulary", "steps"]:
         assert f"| `{key}` |" in page, key
 
 
@@ -369,6 +381,107 @@ def test_a_full_disk_leaves_nothing(run: Path, dlrun: Dlrun, monkeypatch: pytest
     assert not (run / "export").exists()
 
 
+# ---- Text
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Fit:
+    """A language model that read a little."""
+    folder = tmp_path_factory.mktemp("text")
+    (folder / "book.txt").write_text("".join(f"{i} green bottles hanging on the wall.\n" for i in range(60)))
+    words = ("model=rnn", "model.hidden_size=8", "task=language_modeling", "data=text", f"data.path={folder}/book.txt")
+    fed = ("data.sequence_length=8", "data.batch_size=5", "data.eval_batch_size=3", "trainer.epochs=1")
+    fit = make_fit(folder / "runs", *words, *fed, "callbacks.checkpoint={monitor: val/loss, mode: min}")
+    train(fit)
+    return fit
+
+
+@pytest.fixture
+def reading(reader: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(reader.run.path, tmp_path / "run")
+    (tmp_path / "run/config.yaml").write_text("")
+    return Path("run")
+
+
+@pytest.mark.parametrize("steps", [pytest.param(1, marks=pytest.mark.slow), 3])
+def test_a_language_model_reads_a_text_in_chunks(reader: Fit, reading: Path, dlrun: Dlrun, steps: int) -> None:
+    report = exported(dlrun("export", "checkpoint=run", f"steps={steps}", "--json"))
+    symbols = reader.feed.arguments["vocabulary_size"]
+    state = [{"name": f"state_{i}", "dtype": "float32", "shape": [2, "batch", 8]} for i in range(2)]
+    assert report["inputs"] == [{"name": "tokens", "dtype": "int64", "shape": ["batch", steps]}, *state]
+    assert report["outputs"] == [
+        {"name": "scores", "dtype": "float32", "shape": ["batch", steps, symbols]},
+        *({**port, "name": f"next_{port['name']}"} for port in state),
+    ]
+    path = Path(report["files"][0]["path"])
+    vocabulary = json.loads(metadata_of(path)["vocabulary"])
+    assert (vocabulary["level"], tuple(vocabulary["symbols"])) == ("character", reader.feed.outputs)
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert [(port.name, port.shape) for port in session.get_inputs()][1:] == [
+        (port["name"], port["shape"]) for port in state
+    ]
+    text = np.random.default_rng(0).integers(symbols, size=(4, 9))
+    carried = [np.zeros((2, 4, 8), np.float32)] * 2
+    found = []
+    for begin in range(0, 9, steps):
+        chunk = {"tokens": text[:, begin : begin + steps], "state_0": carried[0], "state_1": carried[1]}
+        scores, *carried = session.run(["scores", "next_state_0", "next_state_1"], chunk)
+        found.append(scores)
+    net = build.build_model(reader.config, reader.feed.arguments, torch.device("cpu")).eval()
+    net.load_state_dict(load(reader.run.checkpoints / "best.pt")["model"])
+    with torch.no_grad():
+        expected, _ = net(torch.from_numpy(text), None)
+    np.testing.assert_allclose(np.concatenate(found, 1), expected.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_language_model_in_the_other_formats(reading: Path, dlrun: Dlrun) -> None:
+    words = ("format=[torch_export,safetensors]", "output_scores=probabilities")
+    done = dlrun("export", "checkpoint=run", *words)
+    assert (done.code, done.err) == (0, "")
+    assert "input       tokens: int64 batchx1, numbers of " in done.out
+    assert "input       state_0: float32 2xbatchx8, zeros where a text begins" in done.out
+    module = torch.export.load("run/export/best.pt2").module()
+    with torch.no_grad():
+        scores, *_ = module(torch.zeros(3, 1, dtype=torch.int64), *[torch.zeros(2, 3, 8)] * 2)
+    torch.testing.assert_close(scores.sum(-1), torch.ones(3, 1))
+
+
+def test_options_for_the_other_kind_of_data_are_refused(reading: Path, dlrun: Dlrun) -> None:
+    words = ("export", "checkpoint=run", "format=torch_export")
+    message = "input=pixels: is for images, and the model reads text; leave it out"
+    assert refused(dlrun(*words, "input=pixels")) == message
+    assert not (reading / "export").exists()
+
+
+@pytest.mark.parametrize("carries", [True, False])
+def test_a_text_begins_with_zeros_or_without_a_state(carries: bool) -> None:
+    class Counting(nn.Embedding):
+        def forward(self, tokens: Tensor, state: Any = None) -> Any:
+            begin = torch.ones(1, len(tokens), 5) if state is None else state[0]
+            logits = super().forward(tokens) + begin[0, :, None]
+            return (logits, (begin + 1,)) if carries else logits
+
+    def make() -> Exportable:
+        vocabulary = Vocabulary("character", tuple("abcde"))
+        return language_model(
+            "net",
+            Counting(5, 5),
+            partial(Counting, 5, 5),
+            vocabulary,
+            steps=2,
+            scores="logits",
+            metadata={"dlrun": "0"},
+        )
+
+    if carries:
+        with pytest.raises(ExportError, match="begin with another state than zeros"):
+            make()
+    else:
+        assert [port.name for port in (*make().inputs, *make().outputs)] == ["tokens", "scores"]
+
+
 # ---- A file that is not good
 
 
@@ -380,8 +493,9 @@ def subject(net: nn.Module | None = None, **options: Any) -> Exportable:
 
     statistics = Statistics("mean_image", torch.rand(1, 4, 4), torch.full((1, 1, 1), 0.3))
     chosen = {"given": "pixels", "scores": "logits", **options}
-    metadata = {"dlrun": "0", "input": chosen["given"], "scores": chosen["scores"]}
-    return image_classifier("net", net or fresh(), fresh, statistics, (1, 4, 4), metadata=metadata, **chosen)
+    return image_classifier(
+        "net", net or fresh(), fresh, statistics, (1, 4, 4), "abc", metadata={"dlrun": "0"}, **chosen
+    )
 
 
 def changed(good: Format, **parts: Any) -> Format:
@@ -433,7 +547,7 @@ def test_the_normalisation_in_the_graph_is_that_of_training(kind: Any) -> None:
     statistics = Statistics(kind, mean, 0.1 + torch.rand(2, 1, 1))
     net = nn.Identity()
     one = image_classifier(
-        "net", net, nn.Identity, statistics, (2, 4, 4), given="pixels", scores="logits", metadata={"dlrun": "0"}
+        "net", net, nn.Identity, statistics, (2, 4, 4), "ab", given="pixels", scores="logits", metadata={"dlrun": "0"}
     )
     (images,) = example_inputs(one.inputs, {"batch": 9}, seed=1)
     assert torch.equal(one.module(images), statistics.normalize(images))
@@ -484,33 +598,7 @@ def test_what_evaluation_does_not_use_is_left_out(tmp_path: Path) -> None:
     assert not {"Dropout", "BatchNormalization"} & {node.op_type for node in graph.node}
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_a_network_of_tokens_with_a_carried_state(tmp_path: Path, name: str) -> None:
-    class Recurrent(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.embed, self.cell, self.head = nn.Embedding(11, 6), nn.GRU(6, 7, 2, batch_first=True), nn.Linear(7, 11)
-
-        def forward(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-            out, state = self.cell(self.embed(tokens), state)
-            return self.head(out), state
-
-    net = Recurrent().eval().requires_grad_(False)
-    ports = (Port("tokens", ("batch", 4), torch.int64, 11), Port("state", (2, "batch", 7), torch.float32))
-    one = Exportable(
-        "gru", net, Recurrent, net, lambda net, given: net(*given), ports, ("scores", "next_state"), {"dlrun": "0"}
-    )
-    (written,) = write(one, targets([FORMATS[name]], None, tmp_path, "net"))
-    assert written.agreement.relative <= 1e-6
-    if name == "onnx":
-        session = onnxruntime.InferenceSession(str(written.target.path), providers=["CPUExecutionProvider"])
-        assert [(port.name, port.shape) for port in session.get_inputs()] == [
-            ("tokens", ["batch", 4]),
-            ("state", [2, "batch", 7]),
-        ]
-        assert [port.name for port in session.get_outputs()] == ["scores", "next_state"]
-
-
+@settings(max_examples=25)
 @given(
     sides=st.lists(st.sampled_from(["batch", "time", 1, 2, 3]), min_size=1, max_size=4),
     below=st.integers(1, 256),
@@ -543,6 +631,11 @@ def test_example_inputs_are_of_the_port(sides: list[int | str], below: int, batc
         (("checkpoint=run", "format=[]"), "format=[]: an empty entry in the list"),
         (("checkpoint=run", "format=[onnx,onnx]"), "format=[onnx,onnx]: onnx is given twice"),
         (("checkpoint=run", "input=pixel"), "input=pixel: must be pixels or normalized"),
+        (("checkpoint=run", "steps=0"), "steps=0: must be a whole number >= 1"),
+        (
+            ("checkpoint=run", "steps=2"),
+            "steps=2: is for models of text, and this one reads images; leave it out",
+        ),
         (("checkpoint=run", "output_scores=softmax"), "output_scores=softmax: must be logits or probabilities"),
         (
             ("checkpoint=run", "format=safetensors", "input=normalized"),
@@ -698,6 +791,7 @@ def test_a_plugin_that_is_no_graph(
     assert exported(dlrun("export", f"checkpoint={run}", f"format={other}", "--json"))["files"]
 
 
+@pytest.mark.slow
 def test_in_a_process_of_its_own_nothing_else_is_printed(plugged: Any, tmp_path: Path) -> None:
     from helpers import dlrun_process
 
@@ -711,7 +805,7 @@ def test_in_a_process_of_its_own_nothing_else_is_printed(plugged: Any, tmp_path:
 def test_help_shows_every_key(dlrun: Dlrun) -> None:
     done = dlrun("export", "--help")
     assert done.code == 0
-    for word in ("checkpoint=", "format=", "output=", "input=", "output_scores=", "--json", *FORMATS):
+    for word in ("checkpoint=", "format=", "output=", "input=", "output_scores=", "steps=", "--json", *FORMATS):
         assert word in done.out
 
 

@@ -5,29 +5,36 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from test_models import build
 
 from dlrun.data.statistics import Statistics
+from dlrun.data.vocabulary import Vocabulary
 from dlrun.export.check import Agreement
 from dlrun.export.files import targets, write
 from dlrun.export.formats import FORMATS
-from dlrun.export.subject import Exportable, image_classifier
+from dlrun.export.images import image_classifier
+from dlrun.export.subject import Exportable
+from dlrun.export.text import language_model
+from dlrun.models.rnn import CellName
 from dlrun.registry import MODELS
 
 SHAPE = (3, 16, 12)
 LIGHT: dict[str, dict[str, Any]] = {
+    "alexnet": {"width": 0.1},
     "densenet": {"depth": 22, "growth": 2},
     "fractalnet": {"width": 0.1},
     "googlenet": {"width": 0.1},
     "nasnet": {"cells": 1, "filters": 4},
     "resnet": {"depth": 8},
+    "vgg": {"width": 0.1},
+    "zfnet": {"width": 0.1},
 }
 """Options that leave a model of many layers few of each kind."""
-LONG = ("fractalnet", "googlenet", "mobilenet", "nasnet")
+LONG = ("fractalnet", "googlenet", "mobilenet", "nasnet", "timm", "torchvision")
 """Their graphs take seconds even so."""
 STATISTICS = Statistics(
     "channel", torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1), torch.tensor([0.2, 0.3, 0.25]).view(3, 1, 1)
@@ -40,8 +47,17 @@ def exportable(name: str, **params: Any) -> Exportable:
     net = fresh().train()
     with torch.no_grad():
         net(torch.randn(8, *SHAPE))
-    described = {"dlrun": "0", "input": "pixels", "scores": "logits"}
-    return image_classifier(name, net, fresh, STATISTICS, SHAPE, given="pixels", scores="logits", metadata=described)
+    return image_classifier(
+        name,
+        net,
+        fresh,
+        STATISTICS,
+        SHAPE,
+        [str(i) for i in range(10)],
+        given="pixels",
+        scores="logits",
+        metadata={"dlrun": "0"},
+    )
 
 
 def round_trip(place: Path, format_name: str, name: str, **params: Any) -> Agreement:
@@ -70,3 +86,38 @@ def test_every_model_as_torch_export(name: str, tmp_path: Path) -> None:
 def test_every_model_as_onnx(name: str, tmp_path: Path) -> None:
     # A tenth of what is allowed.
     assert round_trip(tmp_path, "onnx", name, **LIGHT.get(name, {})).relative <= 1e-5
+
+
+def round_trip_of_text(place: Path, format_name: str, cell: str) -> Agreement:
+    values, problems = MODELS.check("rnn", {"cell": cell, "hidden_size": 6})
+    assert not problems
+    fresh = partial(MODELS.build, "rnn", values, vocabulary_size=9)
+    vocabulary = Vocabulary("character", tuple("abcdefghi"))
+    one = language_model("rnn", fresh(), fresh, vocabulary, steps=2, scores="logits", metadata={"dlrun": "0"})
+    (written,) = write(one, targets([FORMATS[format_name]], None, place, "rnn"))
+    return written.agreement
+
+
+@pytest.mark.parametrize(
+    "cell",
+    # The library's kernel, and steps that are taken one by one; the others in the long tests only.
+    [c if c in ("lstm", "mut3") else pytest.param(c, marks=pytest.mark.slow) for c in get_args(CellName)],
+)
+def test_every_cell_as_torch_export(cell: str, tmp_path: Path) -> None:
+    assert round_trip_of_text(tmp_path, "torch_export", cell).relative <= 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", get_args(CellName))
+def test_every_cell_as_onnx(cell: str, tmp_path: Path) -> None:
+    assert round_trip_of_text(tmp_path, "onnx", cell).relative <= 1e-5
+
+
+def test_tied_weights_as_safetensors(tmp_path: Path) -> None:
+    values, problems = MODELS.check("rnn", {"tied": True, "hidden_size": 6})
+    assert not problems
+    fresh = partial(MODELS.build, "rnn", values, vocabulary_size=3)
+    vocabulary = Vocabulary("character", tuple("abc"))
+    one = language_model("rnn", fresh(), fresh, vocabulary, steps=1, scores="logits", metadata={"dlrun": "0"})
+    (written,) = write(one, targets([FORMATS["safetensors"]], None, tmp_path, "rnn"))
+    assert written.agreement.difference == 0

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from dlrun.commands.request import Request
-from dlrun.commands.saved import Saved, find_checkpoint, home, listed, load_saved
+from dlrun.commands.saved import Saved, home, listed, load_saved
 from dlrun.config.rerun import EXPORT_MAY_CHANGE
 from dlrun.config.sources import display_path
 from dlrun.errors import EXIT_DONE, UserError, did_you_mean
 from dlrun.logs import log, start_console
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from dlrun.export.files import Written
     from dlrun.export.formats import Format
-    from dlrun.export.subject import Exportable, Input, Scores
+    from dlrun.export.images import Input
+    from dlrun.export.subject import Exportable, Port, Scores
 
 _CHECKPOINT_ALONE = "an export is made of the checkpoint alone, on the CPU; leave it out"
 
@@ -29,7 +32,8 @@ class _Asked:
     """What the command line asks for, apart from the checkpoint."""
 
     formats: tuple[Format, ...]
-    given: Input
+    given: Input | None
+    steps: int | None
     scores: Scores
 
 
@@ -46,7 +50,9 @@ def export(request: Request) -> int:
     if request.reserved.get("output") == "":
         raise UserError("output=: give a file or a folder, or leave it out")
     asked = _asked(request.reserved)
-    path = find_checkpoint(word)
+    from dlrun.checkpoint import find
+
+    path = find(Path(word), "checkpoint")
     saved = load_saved(path, request.overrides, EXPORT_MAY_CHANGE, _CHECKPOINT_ALONE)
     from dlrun.export.files import targets, write
 
@@ -62,7 +68,8 @@ def export(request: Request) -> int:
 
 def _asked(words: Mapping[str, str]) -> _Asked:
     from dlrun.export.formats import FORMATS, need_packages
-    from dlrun.export.subject import Input, Scores
+    from dlrun.export.images import Input
+    from dlrun.export.subject import Scores
 
     names = listed("format", words.get("format", next(iter(FORMATS))))
     for name in names:
@@ -71,14 +78,16 @@ def _asked(words: Mapping[str, str]) -> _Asked:
         if names.count(name) > 1:
             raise UserError(f"format={words['format']}: {name} is given twice")
     formats = tuple(FORMATS[name] for name in names)
-    graph = any(chosen.graph for chosen in formats)
-    given: Input = _one_of("input", words.get("input", "pixels" if graph else "normalized"), get_args(Input))
+    given: Input | None = _one_of("input", words["input"], get_args(Input)) if "input" in words else None
     scores: Scores = _one_of("output_scores", words.get("output_scores", "logits"), get_args(Scores))
-    for key in ("input", "output_scores"):
-        if key in words and not graph:
+    steps = words.get("steps")
+    if steps is not None and not (steps.isascii() and steps.isdecimal() and int(steps) > 0):
+        raise UserError(f"steps={steps}: must be a whole number >= 1")
+    for key in ("input", "steps", "output_scores"):
+        if key in words and not any(chosen.graph for chosen in formats):
             raise UserError(f"{key}={words[key]}: format=safetensors holds weights and no graph; leave it out")
     need_packages(formats)
-    return _Asked(formats, given, scores)
+    return _Asked(formats, given, None if steps is None else int(steps), scores)
 
 
 def _one_of(key: str, word: str, known: Sequence[str]) -> Any:
@@ -88,58 +97,71 @@ def _one_of(key: str, word: str, known: Sequence[str]) -> Any:
 
 
 def _subject(saved: Saved, asked: _Asked) -> Exportable:
+    """The network of a checkpoint; what its data are is read from the checkpoint too."""
     import torch
 
     from dlrun.build import build_model
     from dlrun.data.statistics import Statistics
+    from dlrun.data.vocabulary import Vocabulary
+    from dlrun.export.images import image_classifier
     from dlrun.export.metadata import describe
-    from dlrun.export.subject import image_classifier
+    from dlrun.export.text import language_model
     from dlrun.reproducibility import set_determinism
-    from dlrun.train.fit import load_weights
+    from dlrun.weights import load_weights
 
-    config, data = saved.config, saved.payload["data"]
+    config, data, tree = saved.config, saved.payload["data"], saved.payload["config"]
     set_determinism(deterministic=False, threads=config.trainer.threads)
-    classes, (channels, height, width) = data["classes"], data["input_shape"]
-    shape = (channels, height, width)
     # The layout in memory is a matter of training; files hold the usual one.
     plain = replace(config, trainer=replace(config.trainer, channels_last=False))
-    fresh = partial(build_model, plain, shape, len(classes), torch.device("cpu"))
-    net = fresh()
-    load_weights(net, saved.payload["model"])
-    statistics = Statistics.from_state(data["statistics"])
-    metadata = describe(
-        saved.payload["config"],
-        step=saved.payload["state"]["step"],
-        classes=classes,
-        input_shape=shape,
-        statistics=statistics,
-        given=asked.given,
-        scores=asked.scores,
-    )
+
+    def ready(**arguments: Any) -> tuple[str, nn.Module, Callable[[], nn.Module]]:
+        fresh = partial(build_model, plain, arguments, torch.device("cpu"))
+        net = fresh()
+        load_weights(net, saved.payload["model"])
+        return config.model.name, net, fresh
+
+    options = {key: tree["model"][key] for key in config.model.params if key in tree["model"]}
+    metadata = describe(tree, config.model.name, options, saved.payload["state"]["step"])
+    if "vocabulary" in data:
+        _refuse(asked, "input", "is for images, and the model reads text")
+        vocabulary = Vocabulary.from_state(data["vocabulary"])
+        parts = ready(vocabulary_size=len(vocabulary))
+        return language_model(*parts, vocabulary, steps=asked.steps or 1, scores=asked.scores, metadata=metadata)
+    _refuse(asked, "steps", "is for models of text, and this one reads images")
+    classes, (channels, height, width) = data["classes"], data["input_shape"]
+    shape = (channels, height, width)
     return image_classifier(
-        config.model.name,
-        net,
-        fresh,
-        statistics,
+        *ready(input_shape=shape, num_classes=len(classes)),
+        Statistics.from_state(data["statistics"]),
         shape,
-        given=asked.given,
+        classes,
+        given=asked.given or "pixels",
         scores=asked.scores,
         metadata=metadata,
     )
+
+
+def _refuse(asked: _Asked, key: str, why: str) -> None:
+    value = asked.given if key == "input" else asked.steps
+    if value is not None:
+        raise UserError(f"{key}={value}: {why}; leave it out")
 
 
 def _plain(saved: Saved, subject: Exportable, written: Sequence[Written]) -> dict[str, Any]:
     """What ``--json`` prints; docs/export.md lists the keys."""
     from dlrun.export.check import BATCHES
 
+    def ports(found: Sequence[Port]) -> list[dict[str, Any]]:
+        return [{"name": port.name, "dtype": _type(port), "shape": list(port.shape)} for port in found]
+
+    graph = any(one.target.format.graph for one in written)
     return {
         "checkpoint": _shown(saved.path),
         "step": saved.payload["state"]["step"],
         "model": subject.model,
-        "classes": list(saved.payload["data"]["classes"]),
-        "input_shape": list(saved.payload["data"]["input_shape"]),
-        "input": subject.metadata["input"],
-        "scores": subject.metadata["scores"],
+        "inputs": ports(subject.inputs) if graph else None,
+        "outputs": ports(subject.outputs) if graph else None,
+        "metadata": dict(subject.metadata if graph else subject.of_weights),
         "checked_batches": list(BATCHES),
         "files": [
             {
@@ -159,14 +181,11 @@ def _print(saved: Saved, subject: Exportable, written: Sequence[Written]) -> Non
     from dlrun.summary_text import size
 
     log.info("checkpoint  %s (step %d)", _shown(saved.path), saved.payload["state"]["step"])
-    graphs = [one.target.format.name for one in written if one.target.format.graph]
-    if graphs:
-        (port,) = subject.inputs
-        kind = "pixels 0..255, normalised inside" if subject.metadata["input"] == "pixels" else "normalised images"
-        sides = "x".join(str(side) for side in port.shape)
-        log.info("input       %s: %s %s, %s", port.name, str(port.dtype).removeprefix("torch."), sides, kind)
-        classes = len(saved.payload["data"]["classes"])
-        log.info("output      %s: float32 batchx%d, %s", subject.outputs[0], classes, subject.metadata["scores"])
+    if any(one.target.format.graph for one in written):
+        for label, ports in (("input", subject.inputs), ("output", subject.outputs)):
+            for port in ports:
+                sides = "x".join(str(side) for side in port.shape)
+                log.info("%-12s%s: %s %s, %s", label, port.name, _type(port), sides, port.meaning)
     log.info("")
     log.info("  %-12s  %9s  %10s  %8s  %s", "format", "size", "difference", "relative", "file")
     for one in written:
@@ -180,7 +199,11 @@ def _print(saved: Saved, subject: Exportable, written: Sequence[Written]) -> Non
             _shown(target.path) + (" (replaced)" if target.replaces else ""),
         )
     log.info("")
-    log.info("checked     read again and compared with PyTorch on 1 and on 5 random images")
+    log.info("checked     read again and compared with PyTorch on batches of 1 and of 5 random inputs")
+
+
+def _type(port: Port) -> str:
+    return str(port.dtype).removeprefix("torch.")
 
 
 def _shown(path: Path) -> str:

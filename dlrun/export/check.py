@@ -10,7 +10,7 @@ import torch
 from dlrun.errors import ExportError
 from dlrun.export.formats import Format
 from dlrun.export.subject import Exportable, Tensors, example_inputs
-from dlrun.export.trace import first_line, named_axes
+from dlrun.export.trace import first_line
 
 BATCHES = (1, 5)
 """Sizes of the named axes that are tried: one sample, and a number that tracing has not seen."""
@@ -52,7 +52,8 @@ def check(path: Path, chosen: Format, subject: Exportable) -> Agreement:
         pairs = (
             (size, *pair) for size in BATCHES for pair in zip(subject.outputs, found[size], expected[size], strict=True)
         )
-        for size, name, own, wanted in pairs:
+        for size, port, own, wanted in pairs:
+            name = port.name
             if own.shape != wanted.shape or own.dtype != wanted.dtype:
                 raise failed(
                     f"for {size} samples its {name} are {tuple(own.shape)} {own.dtype}, "
@@ -71,7 +72,7 @@ def check(path: Path, chosen: Format, subject: Exportable) -> Agreement:
 
 
 def _inputs(subject: Exportable, size: int) -> Tensors:
-    names = dict.fromkeys(name for port in subject.inputs for name in named_axes(port).values())
+    names = dict.fromkeys(name for port in subject.inputs for name in port.named_axes.values())
     # No two axes have one size, so that none can stand for another.
     return example_inputs(subject.inputs, {name: size + i for i, name in enumerate(names)}, seed=size)
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from dlrun.errors import ExportError, UserError
-from dlrun.export.metadata import BARE_NETWORK, MARK
+from dlrun.export.metadata import MARK
 from dlrun.export.subject import Exportable, Tensors
-from dlrun.export.trace import first_line, named_axes, quiet
+from dlrun.export.trace import first_line, per_argument, quiet
 
 Program = Callable[[], ExportedProgram]
 """Gives the traced graph; traced at the first call only."""
@@ -88,9 +88,9 @@ def _encode_onnx(subject: Exportable, program: Program) -> bytes:
                 dynamo=True,
                 verbose=False,
                 input_names=[port.name for port in subject.inputs],
-                output_names=list(subject.outputs),
+                output_names=[port.name for port in subject.outputs],
                 # The graph has its axes already; this gives them their names in the file.
-                dynamic_shapes={port.name: named_axes(port) for port in subject.inputs},
+                dynamic_shapes=per_argument(subject, [port.named_axes for port in subject.inputs]),
             )
             assert made is not None
             proto = made.model_proto
@@ -120,7 +120,7 @@ def _open_onnx(path: Path, subject: Exportable) -> Runner:
 
     def run(inputs: Tensors) -> Tensors:
         named = {port.name: value.numpy() for port, value in zip(subject.inputs, inputs, strict=True)}
-        return tuple(torch.from_numpy(output) for output in session.run(list(subject.outputs), named))
+        return tuple(torch.from_numpy(output) for output in session.run(None, named))
 
     return run
 
@@ -184,7 +184,7 @@ def _encode_safetensors(subject: Exportable, program: Program) -> bytes:
         )
     # Copies, because weights that share their memory are refused.
     copies = {name: value.clone().contiguous() for name, value in weights.items()}
-    return save(copies, {**subject.metadata, **BARE_NETWORK})
+    return save(copies, dict(subject.of_weights))
 
 
 def _open_safetensors(path: Path, subject: Exportable) -> Runner:

@@ -1,7 +1,4 @@
-"""What is exported: a trained network with what goes into it and what comes out.
-
-Letters used below: B samples in a batch, C channels, H x W pixels, K classes.
-"""
+"""What is exported: a trained network with what goes into it and what comes out."""
 
 from __future__ import annotations
 
@@ -12,9 +9,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dlrun.data.statistics import Statistics
-
-Input = Literal["pixels", "normalized"]
 Scores = Literal["logits", "probabilities"]
 Tensors = tuple[Tensor, ...]
 BATCH = "batch"
@@ -23,19 +17,26 @@ BATCH = "batch"
 
 @dataclass(frozen=True)
 class Port:
-    """One input of an exported network.
+    """One input or output of an exported network.
 
     Attributes:
         name: as the file knows it.
         shape: sizes of the axes; a name stands for an axis of any size from 1 on.
         dtype: of its values.
         below: whole numbers lie in [0, below); without meaning for floating-point values.
+        meaning: a few words for the user.
     """
 
     name: str
     shape: tuple[int | str, ...]
     dtype: torch.dtype
     below: int = 0
+    meaning: str = ""
+
+    @property
+    def named_axes(self) -> dict[int, str]:
+        """Number -> name of the axes that may have any size."""
+        return {axis: side for axis, side in enumerate(self.shape) if isinstance(side, str)}
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,9 @@ class Exportable:
         module: what a graph is traced from: takes the inputs one by one, gives a tensor or a tuple of them.
         reference: (net, inputs) -> what an exported file must give, computed as dlrun itself evaluates.
         inputs: what goes in, in the order of the arguments.
-        outputs: names of what comes out, in order; the first are the scores.
-        metadata: what the file says about itself; texts only, for that is what all formats hold.
+        outputs: what comes out, in order; the first are the scores.
+        metadata: what a graph says about itself; texts only, for that is what all formats hold.
+        of_weights: what a file of the weights alone says about itself.
     """
 
     model: str
@@ -59,8 +61,9 @@ class Exportable:
     module: nn.Module = field(repr=False)
     reference: Callable[[nn.Module, Tensors], Tensors] = field(repr=False)
     inputs: tuple[Port, ...]
-    outputs: tuple[str, ...]
+    outputs: tuple[Port, ...]
     metadata: Mapping[str, str] = field(repr=False)
+    of_weights: Mapping[str, str] = field(repr=False)
 
 
 def example_inputs(ports: Sequence[Port], sizes: Mapping[str, int], seed: int) -> Tensors:
@@ -85,70 +88,6 @@ def example_inputs(ports: Sequence[Port], sizes: Mapping[str, int], seed: int) -
     return tuple(draw(port) for port in ports)
 
 
-class ImageClassifier(nn.Module):
-    """A classifier with what stands before and behind it when it is served.
-
-    Args:
-        net: maps normalised images (B, C, H, W) to class scores (B, K).
-        statistics: of the training images, to take pixels of 0..255; None to take normalised images.
-        scores: what is given: logits, or their softmax.
-    """
-
-    offset: Tensor
-    scale: Tensor
-
-    def __init__(self, net: nn.Module, statistics: Statistics | None, scores: Scores) -> None:
-        super().__init__()
-        self.net = net
-        self.scores = scores
-        self.normalizes = statistics is not None
-        if statistics is not None:
-            offset, scale = statistics.affine
-            self.register_buffer("offset", offset)
-            self.register_buffer("scale", scale)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images (B, C, H, W), uint8 pixels or normalised float32, to scores (B, K) float32."""
-        if self.normalizes:
-            images = (images.to(torch.float32) - self.offset) * self.scale
-        logits: Tensor = self.net(images)
-        return logits.softmax(1) if self.scores == "probabilities" else logits
-
-
-def image_classifier(
-    model: str,
-    net: nn.Module,
-    fresh: Callable[[], nn.Module],
-    statistics: Statistics,
-    input_shape: tuple[int, int, int],
-    *,
-    given: Input,
-    scores: Scores,
-    metadata: Mapping[str, str],
-) -> Exportable:
-    """A classifier of images, to be exported.
-
-    Pixels are uint8, because that is what image decoders give, at a quarter of the bytes; and because a runtime refuses
-    an image of another type, where it would silently take floating-point pixels scaled to 0..1.
-
-    Args:
-        model: registered name of the network.
-        net: the network with its trained weights, on the CPU; put into evaluation mode.
-        fresh: builds the same network with other weights.
-        statistics: of the training images.
-        input_shape: (C, H, W) of one image.
-        given: what goes in: ``pixels`` of 0..255 as uint8, or ``normalized`` images as float32.
-        scores: what comes out.
-        metadata: what the file says about itself.
-    """
-    pixels = given == "pixels"
-    port = Port("images", (BATCH, *input_shape), torch.uint8 if pixels else torch.float32, 256 if pixels else 0)
-
-    def reference(net: nn.Module, inputs: Tensors) -> Tensors:
-        (images,) = inputs
-        logits: Tensor = net(statistics.normalize(images) if pixels else images)
-        return (logits.softmax(1) if scores == "probabilities" else logits,)
-
-    net.eval().requires_grad_(False)
-    module = ImageClassifier(net, statistics if pixels else None, scores).eval()
-    return Exportable(model, net, fresh, module, reference, (port,), ("scores",), metadata)
+def scored(logits: Tensor, scores: Scores) -> Tensor:
+    """Logits (..., K) as they are, or their softmax."""
+    return logits.softmax(-1) if scores == "probabilities" else logits

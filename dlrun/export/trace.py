@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import logging
 import re
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch.export import Dim, ExportedProgram
 
 from dlrun.errors import ExportError
-from dlrun.export.subject import Exportable, Port, example_inputs
+from dlrun.export.subject import Exportable, example_inputs
 
+T = TypeVar("T")
 _TORCH = str(Path(torch.__file__).parent)
 _TRACED_SIZE = 2
 """Of every named axis while tracing: torch takes sizes of 0 and 1 for constants."""
@@ -35,20 +38,17 @@ def quiet() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def named_axes(port: Port) -> dict[int, str]:
-    """Number -> name of the axes that may have any size."""
-    return {axis: side for axis, side in enumerate(port.shape) if isinstance(side, str)}
-
-
 def trace(subject: Exportable) -> ExportedProgram:
     """The operations of a network in evaluation mode, for any size of its named axes.
 
     Raises:
         ExportError: if its forward does what no graph holds, naming the line of it that does.
     """
-    names = dict.fromkeys(name for port in subject.inputs for name in named_axes(port).values())
+    names = dict.fromkeys(name for port in subject.inputs for name in port.named_axes.values())
     dims = {name: Dim(name, min=1) for name in names}
-    shapes = tuple({axis: dims[name] for axis, name in named_axes(port).items()} for port in subject.inputs)
+    shapes = per_argument(
+        subject, [{axis: dims[name] for axis, name in port.named_axes.items()} for port in subject.inputs]
+    )
     example = example_inputs(subject.inputs, dict.fromkeys(names, _TRACED_SIZE), seed=0)
     try:
         with quiet():
@@ -63,6 +63,13 @@ def trace(subject: Exportable) -> ExportedProgram:
         node.meta.pop("stack_trace", None)
     _leave_out_unused(program)
     return program
+
+
+def per_argument(subject: Exportable, values: Sequence[T]) -> tuple[T | tuple[T, ...], ...]:
+    """One value per input, those of ``*args`` in a tuple of their own, which is how torch.export wants them."""
+    parameters = inspect.signature(subject.module.forward).parameters.values()
+    single = sum(parameter.kind is not parameter.VAR_POSITIONAL for parameter in parameters)
+    return (*values[:single], tuple(values[single:])) if len(parameters) > single else tuple(values)
 
 
 def _leave_out_unused(program: ExportedProgram) -> None:
