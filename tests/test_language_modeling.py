@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from dlrun import checkpoint
 from dlrun.data.streams import TokenBatch
+from dlrun.errors import UserError
 from dlrun.losses import IGNORED, cross_entropy
 from dlrun.registry import MODELS
 from dlrun.tasks.base import Carried, complete, join_carried, split_carried
@@ -439,3 +440,22 @@ def test_a_model_may_carry_nothing() -> None:
     output = task().forward(Net(), TokenBatch(tokens, (tokens + 1) % VOCABULARY, (6, 6)))
     assert output.carried is None
     assert int(task().score(output.outputs, output.targets)["accuracy"]) == 12
+
+
+@pytest.mark.parametrize(("extra", "made"), [("", "head kept"), ("ß", "new head: embedding, head")])
+def test_training_goes_on_with_another_text(tmp_path: Path, book: Path, extra: str, made: str) -> None:
+    fit = make_fit(tmp_path, *small(book, "trainer.limit_batches=2", "trainer.epochs=1", "callbacks.tensorboard=null"))
+    train(fit)
+    other = tmp_path / "other.txt"
+    other.write_text(extra + book.read_text())
+    again = make_fit(tmp_path, *small(other, f"model.weights={fit.run.path}"), callbacks={})
+    assert made in again.origin
+    kept = [name for name, value in again.model.state_dict().items() if value.equal(fit.model.state_dict()[name])]
+    assert any(name.startswith("features.") for name in kept)
+    assert ("embedding.weight" in kept) == (made == "head kept")
+
+
+def test_cached_features_are_for_classes(tmp_path: Path, book: Path) -> None:
+    words = ("model.freeze=all_but_head", "model.cache_features=true")
+    with pytest.raises(UserError, match="cache_features=true is for data with a class for each sample"):
+        make_fit(tmp_path, *small(book, *words))

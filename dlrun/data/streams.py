@@ -74,8 +74,10 @@ class TokenStreams:
         self._valid = tuple(max(0, min(self._length, targets - row * length)) for row in range(streams))
         self.num_samples = sum(self._valid)
         needed = streams * length + 1
-        padded = torch.cat([tokens, tokens.new_zeros(max(0, needed - len(tokens)))])[:needed].to(device)
-        self._inputs, self._targets = padded[:-1].view(streams, length), padded[1:].view(streams, length)
+        if needed > len(tokens):
+            tokens = torch.cat([tokens, tokens.new_zeros(needed - len(tokens))])
+        tokens = tokens[:needed].to(device)
+        self._inputs, self._targets = tokens[:-1].view(streams, length), tokens[1:].view(streams, length)
         self._ends = torch.tensor(self._valid, device=device)[:, None]
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[TokenBatch]:

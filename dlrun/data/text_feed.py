@@ -70,7 +70,7 @@ class TextFeed:
             self.vocabulary = Vocabulary.fit(data.train, data.level, data.min_count)
         self.outputs = self.vocabulary.symbols or (data.level,)
         self.arguments: Mapping[str, Any] = {"vocabulary_size": len(self.vocabulary), "token": data.level}
-        self._tokens = cache(self._encode)
+        self._tokens, self._digest = cache(self._encode), cache(self._hash)
         if stored is None:
             for split, size in self.sizes().items():
                 if size < 2:
@@ -81,6 +81,9 @@ class TextFeed:
 
     def _encode(self, split: Split) -> Tensor:
         return self.vocabulary.encode(getattr(self.data, split))
+
+    def _hash(self) -> str:
+        return hashlib.sha256(self._tokens("train").numpy().tobytes()).hexdigest()
 
     def sizes(self) -> dict[Split, int]:
         """See :meth:`dlrun.data.feed.Feed.sizes`."""
@@ -142,7 +145,7 @@ class TextFeed:
         """See :meth:`dlrun.data.feed.Feed.state_dict`."""
         return {
             "vocabulary": self.vocabulary.state_dict(),
-            "train_digest": hashlib.sha256(self._tokens("train").numpy().tobytes()).hexdigest(),
+            "train_digest": self._digest(),
             "eval_batch_size": self._config.data.eval_batch_size,
         }
 
