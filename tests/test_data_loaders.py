@@ -27,7 +27,7 @@ from dlrun.data.feed import BatchLoader
 from dlrun.data.loaders import ResidentLoader, StreamingLoader, make_loader
 from dlrun.data.source import ArraySource, ImageSource, SubsetSource
 from dlrun.data.statistics import fit
-from dlrun.data.workers import END_SECONDS, set_up_worker, starting_workers
+from dlrun.data.workers import set_up_worker, starting_workers
 from dlrun.errors import DataError
 
 FEW = settings(derandomize=True, deadline=None, max_examples=30)
@@ -341,7 +341,8 @@ def test_close_ends_workers_whatever_they_are_doing(how: str) -> None:
     time.sleep(0.1)
     began = time.monotonic()
     one.close()
-    assert time.monotonic() - began < (END_SECONDS + 2 if how == "stuck" else 15)
+    # The stuck ones would take an hour.
+    assert time.monotonic() - began < 50
     assert not multiprocessing.active_children()
     # The next ones have heard nothing of it.
     assert len(next(one.epoch(0))[1]) == 4
@@ -465,12 +466,13 @@ def test_workers_end_with_a_program_that_forgets_close(how: str, status: int, tm
         done = subprocess.run([sys.executable, "-c", PROGRAM, how], stdout=file, stderr=file, timeout=60)
     ended, (began, *workers) = time.time(), out.read_text().split()
     assert done.returncode == status
-    assert ended - float(began) < END_SECONDS + 3
+    # A stuck worker would take an hour.
+    assert ended - float(began) < 50
     assert len(workers) == 2
     orphaned = how in ("killed", "terminated")
     while any(running(int(worker)) for worker in workers):
         assert orphaned
-        assert time.time() - ended < 12
+        assert time.time() - ended < 50
         time.sleep(0.1)
 
 

@@ -9,7 +9,6 @@ import pickle
 import struct
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +99,8 @@ def test_synthetic_is_deterministic_balanced_and_learnable() -> None:
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "cifar100"])
 def test_absent_sets_say_what_to_set(name: str, tmp_path: Path) -> None:
-    began = time.perf_counter()
     with pytest.raises(DataError, match=r"set data.download=true to fetch it into .*, or data.root to the folder"):
         DATASETS.get(name)(root=tmp_path / "nowhere")
-    assert time.perf_counter() - began < 0.5
 
 
 @pytest.mark.parametrize(

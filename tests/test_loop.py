@@ -615,7 +615,7 @@ def test_limit_batches(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("recipe", [None, *recipes()])
 def test_debug_fast_runs_with_every_recipe_that_needs_no_files(recipe: str | None) -> None:
-    chosen, _ = load_config(recipe, ["debug=fast", "device=cpu", "data=digits"])
+    chosen, _ = load_config(recipe, ["debug=fast", "device=cpu", "data=digits", "model.weights=null"])
     build_schedule(chosen, 3)
 
 
