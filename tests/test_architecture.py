@@ -37,6 +37,7 @@ LAYERS: dict[str, int] = {
     "dlrun.weights": 1,
     "dlrun.transfer": 1,
     "dlrun.summary": 1,
+    "dlrun.tracing": 1,
     "dlrun.summary_text": 1,
     "dlrun.train": 2,
     "dlrun.config": 3,
