@@ -212,7 +212,9 @@ def test_overfit_switches_off_what_keeps_the_loss_from_zero() -> None:
     config = load(mine, "debug=overfit")
     assert (config.loss.params["label_smoothing"], config.model.params["dropout"]) == (0.0, 0.0)
     assert load(mine, "debug=overfit", "model.dropout=0.1").model.params["dropout"] == 0.1
-    assert "dropout" not in load(mine, "debug=overfit", "model=lenet5").model.params
+    assert "dropout" not in load(mine, "debug=overfit", "model=linear").model.params
+    net = load(mine, "debug=overfit", "model=convnet").model.params
+    assert [net[key] for key in ("dropout", "conv_dropout", "drop_connect")] == [0.0] * 3
 
 
 def test_debug_modes_leave_out_what_a_component_of_a_plugin_lacks() -> None:

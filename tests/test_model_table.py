@@ -11,6 +11,7 @@ import functools
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from test_zoo import multiply_adds
 from torch import nn
 
 from dlrun.config.compose import recipes
+from dlrun.config.load import load_config
+from dlrun.errors import ConfigError
 from dlrun.registry import MODELS
 from dlrun.summary_text import short
 
@@ -99,10 +102,13 @@ class Net:
 @functools.cache
 def recipe_models() -> list[tuple[str, dict[str, Any]]]:
     """Each recipe that trains a net from the start, with its tree ``model``."""
-    trees = [
-        (name, yaml.safe_load((ROOT / "recipes" / f"{name}.yaml").read_text(encoding="utf-8"))) for name in recipes()
-    ]
-    return [(name, tree["model"]) for name, tree in trees if "weights" not in tree.get("model", {"weights": None})]
+    found = []
+    for name in recipes():
+        with suppress(ConfigError):  # It goes on from weights that it does not name.
+            model = load_config(name, [], places_needed=False)[0].model
+            if model.weights is None:
+                found.append((name, {"name": model.name, **model.params}))
+    return found
 
 
 NETS = (
