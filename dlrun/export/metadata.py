@@ -17,7 +17,7 @@ def describe(config: Mapping[str, Any], model: str, options: Mapping[str, Any], 
     """The metadata that do not depend on the kind of the network; docs/export.md lists all keys.
 
     The configuration stands there as its hash only: its paths are nobody's business where the file goes. The hash
-    begins with the letters that end the name of the run folder.
+    begins with the letters that end the name of the run folder, unless a resume changed the configuration.
 
     Args:
         config: plain tree of the experiment.
