@@ -13,6 +13,8 @@ from dlrun.allocator import keep_freed_memory
 from dlrun.config.schema import ComponentConfig, Config
 from dlrun.data.feed import Feed
 from dlrun.data.image_feed import ImageFeed
+from dlrun.data.pair_feed import PairFeed
+from dlrun.data.pairs import PairData
 from dlrun.data.source import ImageData, first
 from dlrun.data.splits import split_off_validation
 from dlrun.data.statistics import Statistics
@@ -53,7 +55,7 @@ def _make(registry: Registry[Any], chosen: ComponentConfig, **runtime: Any) -> A
 
 
 def build_data(config: Config) -> Any:
-    """The data set with its splits: :class:`ImageData` or :class:`TextData`.
+    """The data set with its splits: :class:`ImageData`, :class:`TextData` or :class:`PairData`.
 
     For images a validation split is made where the data bring none.
 
@@ -123,6 +125,8 @@ def build_feed(
     augment = [_make(AUGMENTATIONS, augmentation) for augmentation in config.augment]
     if isinstance(data, TextData):
         return TextFeed(data, config, augment, device, stored)
+    if isinstance(data, PairData):
+        return PairFeed(data, config, augment, device, stored)
     return ImageFeed(data, config, augment, device, stored, statistics)
 
 

@@ -52,3 +52,27 @@ def draw_confusion(path: Path, counts: Sequence[Sequence[int]], classes: Sequenc
     axis.set_ylabel("true")
     axis.set_title(title, fontsize=10)
     figure.savefig(path, dpi=120, format="png")
+
+
+def draw_attention(
+    path: Path, weights: Sequence[Sequence[float]], source: Sequence[str], written: Sequence[str], title: str
+) -> None:
+    """Draw where an attention lay as PNG.
+
+    Args:
+        path: the file to write.
+        weights: (T, S) in [0, 1]: a row for each symbol that was written.
+        source: S symbols.
+        written: T symbols.
+        title: above the map.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    height, width = (min(1.2 + 0.24 * len(side), 24) for side in (written, source))
+    figure, (axis,) = new_figure(width=max(width, 3.5), height=height)
+    axis.imshow(weights, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axis.set_xticks(range(len(source)), source, fontsize=9)
+    axis.set_yticks(range(len(written)), written, fontsize=9)
+    axis.set_title(title, fontsize=9, parse_math=False)
+    figure.savefig(path, dpi=100, format="png")

@@ -63,6 +63,7 @@ Evaluate one or several checkpoints on a split. Everything is rebuilt from the c
   checkpoint=PATH    a checkpoint file, or a run folder (its best checkpoint); several as '[a,b,c]'
   split=NAME         test (default), val or train
   data.KEY=VALUE     where the data lie now, how they are fed; device=..., plugins=... likewise
+  task.beam=K        of pairs, the hypotheses that decoding keeps
 """
 _EVAL_EXAMPLES = """\
 examples:

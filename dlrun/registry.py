@@ -154,13 +154,19 @@ class Registry(Generic[T]):
         return self._index
 
 
-MODELS: Registry[Any] = Registry("model", "dlrun.models", runtime=("input_shape", "num_classes", "vocabulary_size"))
+MODELS: Registry[Any] = Registry(
+    "model",
+    "dlrun.models",
+    runtime=("input_shape", "num_classes", "vocabulary_size", "source_size", "target_size"),
+)
 DATASETS: Registry[Any] = Registry("data", "dlrun.data", runtime=("split_seed", "val_fraction"))
 AUGMENTATIONS: Registry[Any] = Registry("augment", "dlrun.augment")
 OPTIMIZERS: Registry[Any] = Registry("optimizer", "dlrun.optim.optimizers", runtime=("params", "fused"))
 SCHEDULES: Registry[Any] = Registry("schedule", "dlrun.optim.schedules", runtime=("total_steps", "steps_per_epoch"))
 LOSSES: Registry[Any] = Registry("loss", "dlrun.losses")
-TASKS: Registry[Any] = Registry("task", "dlrun.tasks", runtime=("loss", "num_classes", "vocabulary_size", "token"))
+TASKS: Registry[Any] = Registry(
+    "task", "dlrun.tasks", runtime=("loss", "num_classes", "vocabulary_size", "token", "target_size")
+)
 CALLBACKS: Registry[Any] = Registry("callbacks", "dlrun.train.callbacks")
 
 REGISTRIES: dict[str, Registry[Any]] = {

@@ -18,7 +18,7 @@ import pytest
 from dlrun.cli import main
 from dlrun.config import groups, plugins
 from dlrun.config.groups import _composed_by_hydra
-from dlrun.registry import REGISTRIES
+from dlrun.registry import MODELS, REGISTRIES
 
 TINY = (
     "data=synthetic",
@@ -124,6 +124,9 @@ def write(folder: Path, **files: str) -> None:
         stem, _, ending = name.rpartition("_")
         (folder / f"{stem}.{ending}").write_text(text, encoding="utf-8")
 
+
+IMAGE_MODELS = [name for name in MODELS.names() if {"input_shape", "num_classes"}.issuperset(MODELS.entry(name).needs)]
+"""The models that can be built for images."""
 
 EXAMPLES: dict[str, dict[str, Any]] = {
     "torchvision": {"architecture": "shufflenet_v2_x0_5"},

@@ -125,8 +125,9 @@ def needed(config: str) -> list[str]:
     """Overrides for the required values that a recipe leaves to the user."""
     text = (RECIPES / f"{config}.yaml").read_text(encoding="utf-8") if config in recipes() else ""
     weights = ["model.weights=w.pt"] if "weights: ???" in text else []
-    # Those of text have a corpus on every machine.
-    return [] if config == "digits" or config.startswith("char_") else ["data.root=data", *weights]
+    # Those of text have a corpus on every machine, and the dates are generated.
+    rootless = config in ("digits", "date_format") or config.startswith("char_")
+    return [] if rootless else ["data.root=data", *weights]
 
 
 def own_option(group: str, name: str) -> dict[str, Any]:

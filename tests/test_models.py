@@ -13,7 +13,7 @@ from typing import Any, get_args
 import pytest
 import torch
 import torchvision
-from helpers import EXAMPLES
+from helpers import EXAMPLES, IMAGE_MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -252,7 +252,7 @@ def test_vgg_agrees_with_torchvision() -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", MODELS.names())
+@pytest.mark.parametrize("name", IMAGE_MODELS)
 def test_forward_and_backward(name: str, shape: tuple[int, int, int]) -> None:
     net = built(name, shape).train()
     # So many that drop-path, drawn for each sample, leaves no path without one.
@@ -274,7 +274,7 @@ def test_forward_and_backward(name: str, shape: tuple[int, int, int]) -> None:
     net.zero_grad()
 
 
-@pytest.mark.parametrize("name", MODELS.names())
+@pytest.mark.parametrize("name", IMAGE_MODELS)
 def test_evaluation_is_per_sample_and_repeatable(name: str) -> None:
     net = built(name, SHAPES[1]).eval()
     x = torch.randn(3, *SHAPES[1])
@@ -288,7 +288,7 @@ def test_evaluation_is_per_sample_and_repeatable(name: str) -> None:
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
-@pytest.mark.parametrize("name", MODELS.names())
+@pytest.mark.parametrize("name", IMAGE_MODELS)
 def test_training_mode_acts_on_dropout_drop_path_and_batch_norm_only(name: str) -> None:
     net = built(name, SHAPES[1]).train()
     x = torch.randn(3, *SHAPES[1])
@@ -302,7 +302,7 @@ def test_training_mode_acts_on_dropout_drop_path_and_batch_norm_only(name: str) 
     ("name", "params"),
     [
         (name, params)
-        for name in MODELS.names()
+        for name in IMAGE_MODELS
         for params in ([{"init": init} for init in INITS] if has_option(name, "init") else [{}])
     ],
 )
@@ -321,7 +321,7 @@ def test_loss_of_a_deep_resnet_at_initialisation(params: dict[str, Any]) -> None
     assert loss.item() == pytest.approx(math.log(CLASSES), rel=0.1)
 
 
-@pytest.mark.parametrize("name", MODELS.names())
+@pytest.mark.parametrize("name", IMAGE_MODELS)
 def test_state_dict_round_trip(name: str) -> None:
     net = built(name, SHAPES[0]).eval()
     other = build_meta(name, SHAPES[0]).eval()
@@ -331,7 +331,7 @@ def test_state_dict_round_trip(name: str) -> None:
         assert torch.equal(net(x), other(x))
 
 
-@pytest.mark.parametrize("name", MODELS.names())
+@pytest.mark.parametrize("name", IMAGE_MODELS)
 def test_same_seed_same_weights(name: str) -> None:
     first = build(name, SHAPES[0]).state_dict()
     torch.manual_seed(0)
@@ -339,7 +339,7 @@ def test_same_seed_same_weights(name: str) -> None:
     assert all(torch.equal(value, second[key]) for key, value in first.items())
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS.names() if name not in EXAMPLES])
+@pytest.mark.parametrize("name", [name for name in IMAGE_MODELS if name not in EXAMPLES])
 def test_head_is_the_last_linear_layer(name: str) -> None:
     net = build_meta(name, SMALL, 7)
     head = net.get_submodule("head")
@@ -682,7 +682,7 @@ def test_smallest_image(name: str, params: dict[str, Any], smallest: int, layer:
             build_meta(name, (1, smallest - 1, 2 * smallest), **params)
 
 
-@pytest.mark.parametrize("name", MODELS.names())
+@pytest.mark.parametrize("name", IMAGE_MODELS)
 def test_every_small_size_runs_or_is_refused(name: str) -> None:
     for height, width in [(1, 1), (2, 3), (4, 4), (5, 9), (11, 10), (13, 31), (28, 28), (33, 47), (66, 70)]:
         shape = (1, height, width)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import EXAMPLES, Dlrun, compose_faster, forgetting_plugins, write
+from helpers import EXAMPLES, IMAGE_MODELS, Dlrun, compose_faster, forgetting_plugins, write
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -77,7 +77,7 @@ def really_kept(net: nn.Module, x: Tensor) -> int:
     return sum(value.untyped_storage().nbytes() for value in held.values())
 
 
-@pytest.mark.parametrize("name", MODELS.names())
+@pytest.mark.parametrize("name", IMAGE_MODELS)
 def test_totals_are_those_of_the_real_model(name: str) -> None:
     params = LIGHT.get(name, {})
     found = summarise(build(name, SMALL, **params), SMALL, 3)
@@ -95,7 +95,7 @@ def test_totals_are_those_of_the_real_model(name: str) -> None:
     assert found.memory.gradients == 4 * found.trainable
 
 
-@pytest.mark.parametrize("name", MODELS.names())
+@pytest.mark.parametrize("name", IMAGE_MODELS)
 def test_the_rows_add_up_to_the_totals(name: str) -> None:
     found = summarise(build(name, SMALL, **LIGHT.get(name, {})), SMALL, 3)
     assert sum(layer.parameters for layer in found.layers) == found.parameters

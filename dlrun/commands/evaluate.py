@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _NAMES = {"accuracy": "top-1", "top5": "top-5"}
 SPLITS: tuple[Split, ...] = ("test", "val", "train")
+_EXAMPLES = 8
 
 
 def evaluate(request: Request) -> int:
@@ -81,9 +82,11 @@ def _evaluate_one(subject: Saved, split: Split) -> dict[str, Any]:
     model = build_model(config, feed.arguments, device)
     load_weights(model, payload["model"])
     task = build_task(config, feed.arguments)
+    show = getattr(task, "examples", None)
     try:
         with explaining(config):
             scores = _scores(model, loader, task, feed, config, device)
+            examples = {} if show is None else {"examples": show(model, feed, split, _EXAMPLES)}
     finally:
         loader.close()
     return {
@@ -93,6 +96,7 @@ def _evaluate_one(subject: Saved, split: Split) -> dict[str, Any]:
         **feed.facts(split),
         "step": payload["state"]["step"],
         **scores,
+        **examples,
     }
 
 
@@ -123,10 +127,15 @@ def _print(report: Mapping[str, Any]) -> None:
     log.info("checkpoint  %s (step %d)", report["checkpoint"], report["step"])
     unit = "samples" if "samples" in report else "tokens"
     unknown = f", {report['unknown']:,} of them unknown to the training text" if report.get("unknown") else ""
-    log.info("split       %s, %s %s%s", report["split"], f"{report[unit]:,}", unit, unknown)
-    for name in _metrics(report):
+    pairs = f" in {report['pairs']:,} pairs" if "pairs" in report else ""
+    log.info("split       %s, %s %s%s%s", report["split"], f"{report[unit]:,}", unit, pairs, unknown)
+    metrics = {name: _NAMES.get(name, name) if unit == "samples" else name for name in _metrics(report)}
+    width = max(12, *(len(label) + 2 for label in metrics.values()))
+    for name, label in metrics.items():
         value = f"{100 * report[name]:.2f} %" if is_rate(name) else f"{report[name]:.4f}"
-        log.info("%-12s%s", _NAMES.get(name, name) if unit == "samples" else name, value)
+        log.info("%-*s%s", width, label, value)
+    if "examples" in report:
+        _print_examples(report["examples"])
     if "per_class" not in report:
         return
     log.info("")
@@ -135,6 +144,15 @@ def _print(report: Mapping[str, Any]) -> None:
     for row in report["per_class"]:
         cells = [f"{'-':>9}" if row[key] is None else f"{row[key]:9.2%}" for key in ("precision", "recall", "f1")]
         log.info("  %-*s  %s  %7d", width, row["class"], "  ".join(cells), row["support"])
+
+
+def _print_examples(examples: Sequence[Mapping[str, Any]]) -> None:
+    """What was made of some sources, and what it should have been where that is something else."""
+    log.info("")
+    width = max(len(example["source"]) for example in examples)
+    for example in examples:
+        wrong = "" if example["prediction"] == example["target"] else f"  ({example['target']})"
+        log.info("  %-*s -> %s%s", width, example["source"], example["prediction"], wrong)
 
 
 def _print_table(reports: list[dict[str, Any]]) -> None:
@@ -157,10 +175,11 @@ def _metrics(report: Mapping[str, Any]) -> list[str]:
 
 def _write(path: Path, split: str, report: Mapping[str, Any]) -> None:
     """JSON and PNG into the run folder, or beside a checkpoint that lies elsewhere."""
-    from dlrun.charts import draw_confusion
+    from dlrun.charts import draw_attention, draw_confusion
 
     folder = home(path)
     name = f"eval_{split}_{path.stem}"
+    attended = any(example["attention"] is not None for example in report.get("examples", ()))
     result = folder / f"{name}.json"
     try:
         temporary = folder / f".{name}.json.tmp"
@@ -169,8 +188,13 @@ def _write(path: Path, split: str, report: Mapping[str, Any]) -> None:
         if "confusion" in report:
             title = f"{path.stem} on {split}: {report['accuracy']:.2%} of {report['samples']:,}"
             draw_confusion(folder / f"{name}.png", report["confusion"], report["classes"], title)
+        if attended:
+            shown = report["examples"][0]
+            written = [*shown["prediction"], "end"]
+            title = f"{shown['source']} -> {shown['prediction']}"
+            draw_attention(folder / f"{name}.png", shown["attention"], list(shown["source"]), written, title)
     except OSError as error:
         log.warning("the results cannot be written to %s: %s", folder, error.strerror)
         return
     log.info("")
-    log.info("written     %s%s", display_path(result.absolute()), ", .png" if "confusion" in report else "")
+    log.info("written     %s%s", display_path(result.absolute()), ", .png" if attended or "confusion" in report else "")

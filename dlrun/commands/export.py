@@ -127,6 +127,10 @@ def _subject(saved: Saved, asked: _Asked) -> Exportable:
         vocabulary = Vocabulary.from_state(data["vocabulary"])
         parts = ready(vocabulary_size=len(vocabulary))
         return language_model(*parts, vocabulary, steps=asked.steps or 1, scores=asked.scores, metadata=metadata)
+    if "target" in data:
+        raise UserError(
+            f"model {config.model.name!r} writes one sequence from another, symbol by symbol: there is no export of that"
+        )
     _refuse(asked, "steps", "is for models of text, and this one reads images")
     classes, (channels, height, width) = data["classes"], data["input_shape"]
     shape = (channels, height, width)

@@ -120,7 +120,7 @@ def _summarise(asked: _Asked, shape: tuple[int, int, int] | None, classes: int |
     def count(device: str) -> Subject:
         with torch.device(device):
             model = build_model(config, sample.arguments, torch.device(device))
-        counted = "num_classes" if "num_classes" in sample.arguments else "vocabulary_size"
+        counted = next(name for name in ("num_classes", "vocabulary_size", "target_size") if name in sample.arguments)
         head = find_head(config, model, sample.arguments, counted)
         freeze(model, config.model.freeze, head)
         optimizer = build_optimizer(config, model, head) if device == "meta" else None
@@ -168,6 +168,8 @@ def _text_sample(config: Config, steps: int, vocabulary: int | None) -> _Sample:
     from dlrun.build import build_feed
 
     if vocabulary is None:
-        vocabulary = build_feed(config, torch.device("cpu")).arguments["vocabulary_size"]
-    assert vocabulary is not None
-    return _Sample((steps,), vocabulary, {"vocabulary_size": vocabulary})
+        feed = build_feed(config, torch.device("cpu"))
+        return _Sample((steps,), feed.arguments[feed.counted], feed.arguments)
+    # Pairs have two of them.
+    sizes = dict.fromkeys(("vocabulary_size", "source_size", "target_size"), vocabulary)
+    return _Sample((steps,), vocabulary, sizes)

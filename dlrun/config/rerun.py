@@ -29,6 +29,7 @@ EVAL_MAY_CHANGE = (
     "device",
     "plugins",
     "data",
+    "task.beam",
     "trainer.precision",
     "trainer.channels_last",
     "trainer.threads",

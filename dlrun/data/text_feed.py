@@ -54,7 +54,7 @@ class TextFeed:
         device: torch.device,
         stored: Mapping[str, Any] | None = None,
     ) -> None:
-        _refuse_options_of_images(config)
+        refuse_options_of_images(config)
         self.data = data
         self._config, self._device = config, device
         if stored is not None:
@@ -164,7 +164,12 @@ class TextFeed:
             )
 
 
-def _refuse_options_of_images(config: Config) -> None:
+def refuse_options_of_images(config: Config) -> None:
+    """Check that nothing is asked of text that only images have.
+
+    Raises:
+        UserError: naming every such option.
+    """
     wrong = []
     if config.augment:
         names = ", ".join(augmentation.name for augmentation in config.augment)

@@ -76,12 +76,15 @@ class Task(Protocol):
         """Run the model on a batch, from what the batch before left, and take the loss."""
 
     def score(self, outputs: Tensor, targets: Tensor) -> Mapping[str, Tensor]:
-        """Per metric the sum over the batch, as scalar tensors on the device of ``outputs``."""
+        """Per metric, and per sum that :meth:`derive` needs, the sum over the batch, as scalar tensors on the device of
+        ``outputs``."""
 
     def derive(self, means: Mapping[str, float]) -> Mapping[str, float]:
         """Metrics that follow from the means of the others over many batches, such as a perplexity."""
 
 
 def complete(task: Task, means: Mapping[str, float]) -> dict[str, float]:
-    """Means over many batches, with what follows from them; empty if there were none."""
-    return {"loss": means["loss"], **task.derive(means), **means} if means else {}
+    """The loss and the task's metrics, from means over many batches and what follows from these; empty if there were
+    none. Sums that only serve to derive others are left out."""
+    known = {**means, **task.derive(means)} if means else {}
+    return {name: known[name] for name in ("loss", *task.metrics) if name in known}
