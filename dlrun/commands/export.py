@@ -129,7 +129,7 @@ def _subject(saved: Saved, asked: _Asked) -> Exportable:
         return language_model(*parts, vocabulary, steps=asked.steps or 1, scores=asked.scores, metadata=metadata)
     if "target" in data:
         raise UserError(
-            f"model {config.model.name!r} writes one sequence from another, symbol by symbol: there is no export of that"
+            f"model {config.model.name!r} writes one sequence from another, symbol by symbol: it cannot be exported"
         )
     _refuse(asked, "steps", "is for models of text, and this one reads images")
     classes, (channels, height, width) = data["classes"], data["input_shape"]
