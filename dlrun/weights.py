@@ -99,7 +99,10 @@ def _read_file(path: Path) -> Weights:
         payload = checkpoint.load(path)
         data = payload["data"]
         # Of text, a model scores the symbols of its vocabulary; it has no statistics.
-        classes = tuple(data["vocabulary"]["symbols"]) or None if "vocabulary" in data else tuple(data["classes"])
+        if "target" in data:
+            classes: tuple[str, ...] | None = (*data["target"]["symbols"], "<end>")
+        else:
+            classes = tuple(data["vocabulary"]["symbols"]) or None if "vocabulary" in data else tuple(data["classes"])
         statistics = Statistics.from_state(data["statistics"]) if "statistics" in data else None
         return Weights(str(path), payload["model"], classes, statistics)
     return Weights(str(path), _state_dict_in(_read_torch(path), path))
