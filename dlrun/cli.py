@@ -12,10 +12,7 @@ from collections.abc import Sequence
 
 from dlrun import __version__
 from dlrun.commands.request import Request
-from dlrun.errors import EXIT_DONE, EXIT_FAILURE, EXIT_USER_ERROR, UserError, did_you_mean
-
-EXIT_INTERRUPTED = 130
-"""Interrupted before there was anything to resume (128 + SIGINT)."""
+from dlrun.errors import EXIT_DONE, EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError, did_you_mean
 
 _HELP = """\
 usage: dlrun COMMAND [key=value ...] [--help] [--debug]
@@ -25,6 +22,8 @@ Describe an experiment in YAML; dlrun trains, watches, saves, resumes and evalua
 commands:
   train   train a model:            dlrun train config=cifar10_resnet20 data.root=~/data/cifar10
   eval    evaluate checkpoints:     dlrun eval checkpoint=runs/x
+  sample  let a model write text:   dlrun sample checkpoint=runs/x prompt="The "
+  inspect what single cells do:     dlrun inspect cells checkpoint=runs/x
   summary look before training:     dlrun summary config=cifar10_resnet20
   export  for use without dlrun:    dlrun export checkpoint=runs/x format=onnx
   list    what there is to choose:  dlrun list models
@@ -72,6 +71,48 @@ examples:
   dlrun eval checkpoint=runs/x data.root=/data/other device=cpu
   dlrun eval checkpoint=runs/x data.path=other.txt data.test_fraction=1
   dlrun eval checkpoint='[runs/x,runs/y]'
+"""
+_SAMPLE = """\
+Let a trained language model write. The text comes token by token; stdout holds the text alone, prompt included, so it
+can be piped on. All else, such as the seed, goes to stderr.
+
+  checkpoint=PATH    a checkpoint file, or a run folder (its best checkpoint)
+  prompt=TEXT        what the text begins with; without it, it begins as after a line break
+  length=N           tokens to write after the prompt; default 500
+  temperature=X      below 1 surer, above 1 bolder, 0 always the most probable token; default 1
+  top_k=K            only from the K most probable tokens
+  top_p=P            only from the most probable tokens that together reach the probability P; after top_k
+  samples=N          several texts at once, an empty line between them; default 1
+  seed=N             writes the same text again; without it a new one is drawn, and told on stderr
+  device=...         where to run; plugins=... likewise
+  --json             print the seed and the texts for programs
+"""
+_SAMPLE_EXAMPLES = """\
+examples:
+  dlrun sample checkpoint=runs/x
+  dlrun sample checkpoint=runs/x prompt=$'ROMEO:\\n' temperature=0.7 length=1000
+  dlrun sample checkpoint=runs/x/checkpoints/last.pt prompt="def " top_k=40 top_p=0.95 seed=1 > sample.py
+  dlrun sample checkpoint=runs/x samples=5 length=80 --json
+"""
+_INSPECT = """\
+Look at the cells of a recurrent language model while it reads a text: a page (HTML, opens from the disk) colours the
+text by the activation of single cells, and tells how often each gate is shut or open.
+
+  checkpoint=PATH    a checkpoint file, or a run folder (its best checkpoint)
+  text=TEXT          what it reads; or file=PATH; without both, the validation text of the checkpoint's data
+  cells=[L:U,...]    layer:unit, from 0; without it, for each of some features of the text (quotes, brackets, position
+                     in the line, indentation, spaces, line breaks, upper case, punctuation) the cell that tells it best
+  length=N           tokens that are read; default 10000
+  show=N             tokens of these that the page shows; default 1500
+  output=PATH        the page; default cells_NAME.html in the run folder
+  data.path=...      where the data lie now; device=..., plugins=... likewise
+  --json             print cells and gates for programs
+"""
+_INSPECT_EXAMPLES = """\
+examples:
+  dlrun inspect cells checkpoint=runs/x
+  dlrun inspect cells checkpoint=runs/x file=chapter.txt cells=[1:17,0:3] output=cells.html
+  dlrun inspect cells checkpoint=runs/x text='He said "no" and went (at once).' --json
 """
 _SUMMARY = """\
 Show what a model costs before it is trained: for each layer its output, parameters, multiply-adds, memory and receptive
@@ -179,6 +220,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
+    reserved: tuple[str, ...]
     if not words or words[0] in ("-h", "--help", "help"):
         print(_HELP, end="")
         return EXIT_DONE if words else EXIT_USER_ERROR
@@ -196,6 +238,18 @@ def _dispatch(words: list[str]) -> int:
         from dlrun.commands.evaluate import evaluate
 
         return evaluate(request)
+    if command == "sample":
+        reserved = ("checkpoint", "prompt", "length", "temperature", "top_k", "top_p", "samples", "seed")
+        request = _parse(command, rest, _SAMPLE, _SAMPLE_EXAMPLES, reserved, flags=("--json",))
+        from dlrun.commands.sample import sample
+
+        return sample(request)
+    if command == "inspect":
+        reserved = ("checkpoint", "text", "file", "cells", "length", "show", "output")
+        request = _parse(command, rest, _INSPECT, _INSPECT_EXAMPLES, reserved, words=("what",), flags=("--json",))
+        from dlrun.commands.inspect import inspect
+
+        return inspect(request)
     if command == "summary":
         reserved = ("config", "input", "classes")
         request = _parse(
@@ -220,7 +274,7 @@ def _dispatch(words: list[str]) -> int:
         from dlrun.commands.listing import show_component
 
         return show_component(request)
-    known = ("train", "eval", "summary", "export", "list", "show")
+    known = ("train", "eval", "sample", "inspect", "summary", "export", "list", "show")
     raise UserError(f"there is no command {command!r}; {did_you_mean(command, known)} (dlrun --help)")
 
 

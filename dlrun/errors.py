@@ -18,6 +18,9 @@ EXIT_USER_ERROR = 2
 EXIT_RESUMABLE = 75
 """Stopped by a signal after a checkpoint (EX_TEMPFAIL of sysexits.h): the printed resume command goes on."""
 
+EXIT_INTERRUPTED = 130
+"""Interrupted before there was anything to resume (128 + SIGINT)."""
+
 
 class UserError(Exception):
     """Wrong input: one message that says what is wrong, where, and what to do."""

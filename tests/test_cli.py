@@ -44,7 +44,7 @@ def test_help_names_the_commands_and_the_exit_codes(word: str, dlrun: Dlrun) -> 
         assert part in done.out
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "summary", "list", "show"])
+@pytest.mark.parametrize("command", ["train", "eval", "sample", "inspect", "summary", "list", "show"])
 def test_every_command_has_help_with_examples(command: str, dlrun: Dlrun) -> None:
     done = dlrun(command, "--help")
     assert (done.code, done.err) == (0, "")
@@ -217,6 +217,11 @@ QUICK = [
     ["train", "model=resnt"],
     ["train", "resume=nowhere"],
     ["eval"],
+    ["sample"],
+    ["sample", "--help"],
+    ["sample", "checkpoint=a", "top_k=0"],
+    ["inspect", "cells"],
+    ["inspect", "cells", "checkpoint=a", "cells=3"],
     ["train", "--print-config"],
 ]
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+from dlrun.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -22,3 +25,33 @@ class Request:
     reserved: dict[str, str]
     print_config: bool = False
     json: bool = False
+
+    def whole(self, key: str, least: int = 1) -> int | None:
+        """The whole number of a key of the command's own; None if it was not given.
+
+        Raises:
+            UserError: if it is not a whole number from ``least`` on.
+        """
+        word = self.reserved.get(key)
+        if word is None:
+            return None
+        if not (word.isascii() and word.isdecimal() and int(word) >= least):
+            raise UserError(f"{key}={word}: must be a whole number >= {least}")
+        return int(word)
+
+    def number(self, key: str, least: float, most: float) -> float | None:
+        """The number of a key of the command's own; None if it was not given.
+
+        Raises:
+            UserError: if it is not a number in ``least`` to ``most``.
+        """
+        word = self.reserved.get(key)
+        if word is None:
+            return None
+        try:
+            value = float(word)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:
+            raise UserError(f"{key}={word}: must be a number from {least:g} to {most:g}")
+        return value

@@ -36,7 +36,7 @@ def summary(request: Request) -> int:
     """
     # torch is imported after the configuration is known to be right.
     shape = _input_shape(request.reserved.get("input"))
-    classes = _classes(request.reserved.get("classes"))
+    classes = request.whole("classes")
     asked = _asked(request)
     from dlrun.summary_text import comparison, table, to_plain
 
@@ -57,14 +57,6 @@ def _input_shape(word: str | None) -> tuple[int, int, int] | None:
         raise UserError(f"input={word}: must be channels x height x width, such as input=3x224x224")
     channels, height, width = (int(side) for side in sides)
     return channels, height, width
-
-
-def _classes(word: str | None) -> int | None:
-    if word is None:
-        return None
-    if not (word.isascii() and word.isdecimal() and int(word) > 0):
-        raise UserError(f"classes={word}: must be a whole number >= 1")
-    return int(word)
 
 
 def _asked(request: Request) -> list[_Asked]:

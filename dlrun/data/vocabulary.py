@@ -5,9 +5,10 @@ Letters: N tokens, V symbols in the vocabulary.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -103,6 +104,32 @@ class Vocabulary:
         if self.level == "byte":
             return bytes(tokens).decode("utf-8", errors="replace")
         return "".join(self.symbols[number] for number in tokens)
+
+    def pieces(self, tokens: Iterable[int]) -> Iterator[str]:
+        """The text of some tokens, as it comes: joined, the pieces are what :meth:`decode` gives.
+
+        Args:
+            tokens: numbers in [0, V).
+
+        Yields:
+            One piece for each token: of bytes, an empty one until a character is complete. If the last character is
+            not, a last piece of U+FFFD.
+        """
+        if self.level != "byte":
+            yield from (self.symbols[number] for number in tokens)
+            return
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        yield from (decoder.decode(bytes([number])) for number in tokens)
+        rest = decoder.decode(b"", final=True)
+        if rest:
+            yield rest
+
+    def missing(self, text: str) -> list[str]:
+        """The symbols of a text that are not in the vocabulary, each once, in their order."""
+        if self.level == "byte":
+            return []
+        parts = _WORD.findall(text) if self.level == "word" else text
+        return [part for part in dict.fromkeys(parts) if part not in self._numbers]
 
     def unknown(self, tokens: Tensor) -> int:
         """How many of some tokens are not in the vocabulary."""

@@ -55,6 +55,15 @@ class tensorboard(Callback):  # named as in YAML
             except OSError as failure:
                 self._complain(failure)
 
+    def text(self, fit: Fit, name: str, text: str) -> None:
+        """Add a text (Markdown) of this step, for another callback."""
+        if self._failed:
+            return
+        try:
+            self._get(fit).add_text(name, text, fit.state.step)
+        except OSError as error:
+            self._complain(error)
+
     def _get(self, fit: Fit) -> SummaryWriter:
         if self._writer is None:
             # Importing tensorboard takes a quarter of a second: not before the first step.
