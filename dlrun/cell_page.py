@@ -98,7 +98,7 @@ def _legend(kind: str) -> str:
     bar = "".join(f'<span class="bar {step}"></span>' for step in steps)
     return (
         f"<h2>Units</h2><p>{bar} &nbsp;negative, zero, positive: {escape(kind)} after each token was read. "
-        "Full colour is the largest value of the unit that is not in its last two hundredths. AUC: how probably the "
+        "Full colour: 98 % of the values of the unit are smaller in size. AUC: how probably the "
         "unit is higher where the feature is there than where it is not (0.5 by chance); r: their correlation.</p>"
     )
 
