@@ -159,7 +159,7 @@ def find_head(config: Config, model: nn.Module, arguments: Mapping[str, Any], co
         UserError: if there are none.
     """
     asked = config.model.weights is not None or config.model.freeze == ALL_BUT_HEAD
-    if not asked and not {"head", "body"} & set(config.optimizer.lr_factors):
+    if not asked and not {"head", "body"} & set(config.optimizer.lr_factors or ()):
         return None
 
     def other(device: str) -> nn.Module:
@@ -208,7 +208,7 @@ def build_optimizer(config: Config, model: nn.Module, head: Head | None = None) 
         model,
         decay_norms_and_biases=chosen.decay_norms_and_biases,
         lr=chosen.params.get("lr"),
-        factors=learning_rate_factors(model, chosen.lr_factors, head),
+        factors=learning_rate_factors(model, chosen.lr_factors or {}, head),
     )
     if not groups:
         frozen = "" if config.model.freeze is None else f": model.freeze={config.model.freeze} leaves none"

@@ -64,6 +64,10 @@ class NonFiniteError(UserError):
         self.first = first
 
 
+_LISTED = 60
+"""Names that a message lists at most."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Suggest the nearest known name, or list the known ones if none is near.
 
@@ -78,4 +82,5 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     near = get_close_matches(word, names, n=2, cutoff=0.6)
     if near:
         return "did you mean " + " or ".join(near) + "?"
-    return f"known: {', '.join(names)}" if names else ""
+    more = f", ... ({len(names)} in all)" if len(names) > _LISTED else ""
+    return f"known: {', '.join(names[:_LISTED])}{more}" if names else ""

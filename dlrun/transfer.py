@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dlrun.data.feed import BatchLoader
-from dlrun.errors import UserError, did_you_mean
+from dlrun.errors import CheckpointError, UserError, did_you_mean
 from dlrun.weights import Weights, misfits, refuse_misfits, unwrapped
 
 ALL_BUT_HEAD = "all_but_head"
@@ -74,9 +74,12 @@ def start_from(
         What was loaded, for the log.
 
     Raises:
-        CheckpointError: if the weights do not fit, but for a head that is replaced.
+        CheckpointError: if the weights do not fit, but for a head that is replaced, or are not finite.
     """
     own = model.state_dict()
+    for name, value in weights.state.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise CheckpointError(f"the weights of {weights.source} are damaged: {name} holds NaN or infinity")
     state = _fit_channels(unwrapped(weights.state, own), own)
     inside = {name for name in own if name in head}
     fits = all(name in state and state[name].shape == own[name].shape for name in inside)
@@ -187,19 +190,28 @@ def learning_rate_factors(model: nn.Module, factors: Mapping[str, float], head: 
         head: needed if ``head`` or ``body`` is named.
 
     Raises:
-        UserError: if there is no such module.
+        UserError: if there is no such module, or all that it holds is frozen.
     """
     general = {key: value for key, value in factors.items() if key in ("head", "body")}
     special = {
         find_module(model, key, "optimizer.lr_factors"): value for key, value in factors.items() if key not in general
     }
     result = {}
-    for name, _ in model.named_parameters():
+    trained: set[str] = set()
+    for name, parameter in model.named_parameters():
         part = "head" if head is not None and name in head else "body"
         result[name] = general.get(part, 1.0)
         holders = [module for module in special if name.startswith(f"{module}.")]
+        if parameter.requires_grad:
+            trained.update((part, *holders))
         if holders:
             result[name] = special[max(holders, key=len)]
+    for key in (*general, *special):
+        if key not in trained:
+            raise UserError(
+                f"optimizer.lr_factors: {key!r} is frozen, so its rate has no effect; leave it out "
+                "(optimizer.lr_factors=null leaves all out), or freeze less"
+            )
     return result
 
 
@@ -234,6 +246,15 @@ def features_before(model: nn.Module, module: nn.Module, images: Tensor) -> Tens
     finally:
         handle.remove()
     return seen[0]
+
+
+def is_random(model: nn.Module, module: nn.Module, images: Tensor) -> bool:
+    """Whether what comes before ``module`` draws random numbers in the modes that the modules are in."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
+        torch.manual_seed(0)
+        one = features_before(model, module, images)
+        torch.manual_seed(1)
+        return not torch.equal(one, features_before(model, module, images))
 
 
 def compute_features(

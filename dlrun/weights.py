@@ -178,11 +178,14 @@ def unwrapped(weights: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, A
 
     A model may have a part that is itself called "module": only names that do not fit are changed.
     """
-    clean = {}
+    clean = {name: value for name, value in weights.items() if name in own}
     for name, value in weights.items():
+        if name in own:
+            continue
         bare = name.replace("_orig_mod.", "")
         shorter = (bare.removeprefix(prefix) for prefix in ("module.", "model.", "net.", "backbone."))
-        clean[next((known for known in (name, bare, *shorter) if known in own), name)] = value
+        # What has its own name already keeps it; a second claim stays a misfit.
+        clean[next((known for known in (bare, *shorter) if known in own and known not in clean), name)] = value
     return clean
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import cache
 
+import numpy as np
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
@@ -91,15 +92,29 @@ class FractionalMaxPool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C, floor(0.7 H), floor(0.7 W)); H and W at least 2."""
         size = fractional_out((x.shape[2], x.shape[3]))
+        if not self.training:
+            for axis in (2, 3):
+                first = _even_places(x.shape[axis], size[axis - 2])
+                x = torch.maximum(*(x.index_select(axis, torch.tensor(first, device=x.device) + i) for i in (0, 1)))
+            return x
         with torch.no_grad():
-            if self.training:
-                places = torch.rand(x.shape[0], x.shape[1], 2, device=x.device, dtype=x.dtype)
-            else:
-                places = x.new_full((x.shape[0], x.shape[1], 2), 0.5)
+            places = torch.rand(x.shape[0], x.shape[1], 2, device=x.device, dtype=x.dtype)
             _, where = functional.fractional_max_pool2d_with_indices(
                 x, (2, 2), output_size=size, _random_samples=places
             )
         return x.flatten(2).gather(2, where.flatten(2)).reshape(*x.shape[:2], *size)
+
+
+def _even_places(n_in: int, n_out: int) -> list[int]:
+    """First of the two rows (columns) of each window, as torch's layer has them for samples of 0.5.
+
+    Said in operations that every export format knows: none has the layer itself.
+    """
+    if n_out == 1:
+        return [n_in - 2]
+    # In the precision of the layer: windows must not move by rounding.
+    alpha, half = np.float32(n_in - 2) / np.float32(n_out - 1), np.float32(0.5)
+    return [*(int((i + half) * alpha) - int(half * alpha) for i in range(n_out - 1)), n_in - 2]
 
 
 def fractional_out(size: tuple[int, int]) -> tuple[int, int]:

@@ -9,7 +9,9 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from helpers import IMAGE_MODELS
 from test_models import build
+from torch.nn import functional as F
 
 from dlrun.data.statistics import Statistics
 from dlrun.data.vocabulary import Vocabulary
@@ -19,6 +21,7 @@ from dlrun.export.formats import FORMATS
 from dlrun.export.images import image_classifier
 from dlrun.export.subject import Exportable
 from dlrun.export.text import language_model
+from dlrun.models.layers import FractionalMaxPool, fractional_out
 from dlrun.models.rnn import CellName
 from dlrun.registry import MODELS
 
@@ -69,10 +72,10 @@ def round_trip(place: Path, format_name: str, name: str, **params: Any) -> Agree
 
 def names(kept: Callable[[str], bool]) -> list[Any]:
     """Every registered model; those that are not kept run in the long tests only."""
-    return [name if kept(name) else pytest.param(name, marks=pytest.mark.slow) for name in MODELS.names()]
+    return [name if kept(name) else pytest.param(name, marks=pytest.mark.slow) for name in IMAGE_MODELS]
 
 
-@pytest.mark.parametrize("name", MODELS.names())
+@pytest.mark.parametrize("name", IMAGE_MODELS)
 def test_every_model_as_safetensors(name: str, tmp_path: Path) -> None:
     assert round_trip(tmp_path, "safetensors", name, **LIGHT.get(name, {})).difference == 0
 
@@ -86,6 +89,18 @@ def test_every_model_as_torch_export(name: str, tmp_path: Path) -> None:
 def test_every_model_as_onnx(name: str, tmp_path: Path) -> None:
     # A tenth of what is allowed.
     assert round_trip(tmp_path, "onnx", name, **LIGHT.get(name, {})).relative <= 1e-5
+
+
+@pytest.mark.parametrize("side", [4, 5, 13])
+def test_fractional_pooling_as_onnx(side: int, tmp_path: Path) -> None:
+    net = FractionalMaxPool()
+    x = torch.randn(2, 3, side, side + 3)
+    # No export format has torch's layer, so evaluation is said in other operations.
+    size = fractional_out((side, side + 3))
+    expected = F.fractional_max_pool2d(x, 2, output_size=size, _random_samples=torch.full((2, 3, 2), 0.5))
+    assert torch.equal(net.eval()(x), expected)
+    if side == 13:
+        assert round_trip(tmp_path, "onnx", "convnet", pool="fractional").relative <= 1e-5
 
 
 def round_trip_of_text(place: Path, format_name: str, cell: str) -> Agreement:

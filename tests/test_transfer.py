@@ -117,6 +117,21 @@ def test_counters_that_old_files_lack_are_no_misfit(trained: Path, tmp_path: Pat
     fit_from(tmp_path, tmp_path / "old.pt")
 
 
+def test_weights_that_are_not_finite_are_damaged(trained: Path, tmp_path: Path) -> None:
+    state = state_of(trained)
+    state["head.bias"][1] = float("nan")
+    torch.save(state, tmp_path / "nan.pt")
+    with pytest.raises(CheckpointError, match=r"nan\.pt are damaged: head\.bias holds NaN"):
+        fit_from(tmp_path, tmp_path / "nan.pt")
+
+
+def test_a_second_claim_on_a_name_is_a_misfit(trained: Path, tmp_path: Path) -> None:
+    state = state_of(trained)
+    torch.save({**state, "module.head.weight": torch.zeros_like(state["head.weight"])}, tmp_path / "two.pt")
+    with pytest.raises(CheckpointError, match=r"unexpected module\.head\.weight"):
+        fit_from(tmp_path, tmp_path / "two.pt")
+
+
 def test_another_net_is_refused_with_the_first_names(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"do not fit the model: .*and \d+ more"):
         fit_from(tmp_path, trained, "model.depth=14")
@@ -344,6 +359,33 @@ def test_a_rate_for_an_unknown_module_is_an_error(tmp_path: Path) -> None:
         make_fit(tmp_path, *CONV, "optimizer.lr_factors={stge1: 0.5}", callbacks={})
 
 
+@pytest.mark.parametrize("factors", ["{stem: 5}", "{stage1: 2, features.stem.0: 5}"])
+def test_a_rate_for_what_is_frozen_is_an_error(tmp_path: Path, factors: str) -> None:
+    with pytest.raises(UserError, match=r"optimizer\.lr_factors: '(features\.)?stem(\.0)?' is frozen"):
+        make_fit(tmp_path, *CONV, "model.freeze=stem", f"optimizer.lr_factors={factors}", callbacks={})
+
+
+def test_the_factors_of_a_recipe_can_be_left_out() -> None:
+    words = ["model.weights=x.pt", "data.root=data"]
+    assert load_config("finetune", words)[0].optimizer.lr_factors == {"body": 0.1}
+    assert load_config("finetune", [*words, "optimizer.lr_factors=null"])[0].optimizer.lr_factors is None
+
+
+def test_the_rate_that_is_told_is_that_without_a_factor(tmp_path: Path) -> None:
+    class Told(Callback):
+        def __init__(self) -> None:
+            self.seen: list[float] = []
+
+        def log(self, fit: Fit, metrics: Any) -> None:
+            self.seen.append(metrics["lr"])
+
+    told = Told()
+    words = ("optimizer.lr=0.2", "optimizer.lr_factors={head: 10, body: 0.1}", "schedule=constant")
+    train(make_fit(tmp_path, *CONV, *words, callbacks={"told": told}))
+    assert told.seen
+    assert told.seen == pytest.approx([0.2] * len(told.seen))
+
+
 # ---- A linear probe on cached features
 
 PROBE = ("model.freeze=all_but_head", "data.classes=4", "trainer.epochs=2", "optimizer.lr=0.5")
@@ -368,6 +410,12 @@ def test_the_frozen_part_runs_once_per_image(trained: Path, tmp_path: Path) -> N
     fit.model.get_submodule("features").register_forward_hook(lambda *_: calls.append(1))
     train(fit)
     assert not calls
+
+
+def test_dropout_before_the_head_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    words = ("model=torchvision/mobilenet_v3_small", "data.size=32", "model.freeze=all_but_head")
+    make_fit(tmp_path, *words, "model.cache_features=true", callbacks={})
+    assert "the dropout before the head does nothing" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ class OptimizerConfig(ComponentConfig):
 
     decay_norms_and_biases: bool
     """Apply weight decay to biases and normalisation parameters too (parameters with fewer than two axes)."""
-    lr_factors: Mapping[str, PositiveFloat] = field(default_factory=dict)
+    lr_factors: Mapping[str, PositiveFloat] | None = None
     """Factor on the learning rate of a module and all that it holds, by its name; head and body stand for the layers
     that depend on the number of classes and for all others."""
 

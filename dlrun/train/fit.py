@@ -160,6 +160,14 @@ class Fit:
             module.training = False
 
     @property
+    def lr(self) -> float:
+        """The learning rate now, of parameters that have no factor on it."""
+        now, base = float(self.optimizer.param_groups[0]["lr"]), self.config.optimizer.params.get("lr")
+        if not isinstance(base, float) or self.base_lrs[0] in (0.0, base):
+            return now
+        return now * base / self.base_lrs[0]
+
+    @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in one epoch."""
         return self.train.steps_per_epoch

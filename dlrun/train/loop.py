@@ -143,7 +143,7 @@ class _Loop:
         metrics = {
             **means,
             **{f"train/{name}": value for name, value in reading.extra.items()},
-            "lr": fit.optimizer.param_groups[0]["lr"],
+            "lr": fit.lr,
             f"time/{fit.feed.unit}_per_second": rate,
             "time/data_wait": waited / max(elapsed, 1e-9),
         }
@@ -209,7 +209,7 @@ class _Loop:
         return True
 
     def _diverged(self, what: str, step: int) -> None:
-        trainer, lr = self.config, self.fit.optimizer.param_groups[0]["lr"]
+        trainer, lr = self.config, self.fit.lr
         clip = "" if trainer.clip_norm is not None else ", clip the gradient (trainer.clip_norm=1)"
         self.fit.state.request_stop(
             "diverged",

@@ -9,9 +9,9 @@ from torch import nn
 
 from dlrun.data.features import FeatureLoader
 from dlrun.data.feed import BatchLoader
-from dlrun.train.fit import Fit
+from dlrun.train.fit import Fit, log
 from dlrun.train.step import autocast
-from dlrun.transfer import Head, compute_features, head_module
+from dlrun.transfer import Head, compute_features, head_module, is_random
 
 
 def train_on_features(fit: Fit, head: Head) -> None:
@@ -27,7 +27,15 @@ def train_on_features(fit: Fit, head: Head) -> None:
     config, model = fit.config, fit.model.eval()
     plain = fit.feed.eval_loader("train")
     assert plain is not None
-    module = head_module(model, head, next(iter(plain.epoch(0)))[0][:8])
+    images = next(iter(plain.epoch(0)))[0][:8]
+    module = head_module(model, head, images)
+    fit.train_mode()
+    if is_random(model, module, images):
+        log.warning(
+            "model.cache_features=true: the dropout before the head does nothing, as features are computed once; set "
+            "cache_features=false to train with it"
+        )
+    model.eval()
 
     def features(loader: BatchLoader, *, train: bool) -> FeatureLoader:
         try:
