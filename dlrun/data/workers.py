@@ -214,8 +214,8 @@ def starting_workers(started: list[BaseProcess]) -> Iterator[None]:
     checkpoint, when a worker dies. It is taken out again; the death is noticed when data are next waited for,
     within five seconds.
 
-    Signals that are meant for the run wait until the block ends: a worker that was just forked still has its
-    parent's handlers, and lets them in (:func:`set_up_worker`) once it has its own.
+    Signals that are meant for the run are held back from the thread that forks: a worker that was just forked still
+    has its parent's handlers, and lets signals in (:func:`set_up_worker`) once it has its own.
 
     Args:
         started: the processes that were started are added to it, for :func:`ending_workers`.
