@@ -308,14 +308,19 @@ def prepare(config: Config, saved: Mapping[str, Any] | None = None) -> Prepared:
     device = resolve_device(config.device)
     if device.type == "cpu":
         keep_freed_memory()
-    _check_probe(config)
+    _refuse_idle(config)
     weights = read_weights(config.model) if saved is None else None
     statistics = _statistics_of_weights(weights, saved) if config.data.normalize == "weights" else None
     return Prepared(device, build_feed(config, device, statistics=statistics), weights, saved)
 
 
-def _check_probe(config: Config) -> None:
-    """Refuse options that have no meaning for features that are computed once."""
+def _refuse_idle(config: Config) -> None:
+    """Refuse options of the start that would have no effect, or no meaning."""
+    if config.model.head != "auto" and config.model.weights is None:
+        raise UserError(
+            f"model.head={config.model.head} has no effect without model.weights: a fresh model has a new head anyway; "
+            "set model.weights, or head=auto"
+        )
     if not config.model.cache_features:
         return
     for wrong, remedy in (

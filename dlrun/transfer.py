@@ -78,6 +78,8 @@ def start_from(
     """
     own = model.state_dict()
     for name, value in weights.state.items():
+        if value.layout != torch.strided:
+            raise CheckpointError(f"the weights of {weights.source} hold {name} as a sparse tensor; save it dense")
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise CheckpointError(f"the weights of {weights.source} are damaged: {name} holds NaN or infinity")
     state = _fit_channels(unwrapped(weights.state, own), own)

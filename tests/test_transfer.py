@@ -125,6 +125,13 @@ def test_weights_that_are_not_finite_are_damaged(trained: Path, tmp_path: Path) 
         fit_from(tmp_path, tmp_path / "nan.pt")
 
 
+def test_a_sparse_tensor_is_named(trained: Path, tmp_path: Path) -> None:
+    state = state_of(trained)
+    torch.save({**state, "head.weight": state["head.weight"].to_sparse()}, tmp_path / "sparse.pt")
+    with pytest.raises(CheckpointError, match=r"hold head\.weight as a sparse tensor"):
+        fit_from(tmp_path, tmp_path / "sparse.pt")
+
+
 def test_a_second_claim_on_a_name_is_a_misfit(trained: Path, tmp_path: Path) -> None:
     state = state_of(trained)
     torch.save({**state, "module.head.weight": torch.zeros_like(state["head.weight"])}, tmp_path / "two.pt")
@@ -165,6 +172,12 @@ def test_a_file_that_could_run_code_is_refused(tmp_path: Path) -> None:
 def test_a_name_needs_a_library(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"model 'resnet' has no weights by name.*\./DEFAULT"):
         fit_from(tmp_path, "DEFAULT")
+
+
+@pytest.mark.parametrize("head", ["keep", "new"])
+def test_a_head_without_weights_has_no_effect_and_is_refused(tmp_path: Path, head: str) -> None:
+    with pytest.raises(UserError, match=f"model.head={head} has no effect without model.weights"):
+        make_fit(tmp_path, *CONV, f"model.head={head}", callbacks={})
 
 
 def test_a_relative_path_belongs_to_its_file(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
