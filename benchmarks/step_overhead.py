@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dlrun.build import build_fit, prepare
+from dlrun.assembly import build_fit, prepare
 from dlrun.config.load import load_config
 from dlrun.runfolder import create_run_folder
 from dlrun.train.fit import Fit

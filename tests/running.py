@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from dlrun import build
+from dlrun import assembly
 from dlrun.cli import main
 from dlrun.config.load import load_config
 from dlrun.config.schema import Config
@@ -66,8 +66,8 @@ def make_fit(root: Path, *overrides: str, callbacks: Mapping[str, Callback] | No
     """
     chosen = config(*overrides) if callbacks is None else config(*QUIET, *overrides)
     chosen = replace(chosen, run=replace(chosen.run, root=root))
-    fit = build.build_fit(
-        chosen, build.prepare(chosen), lambda: create_run_folder(chosen.run.root, "test", chosen.to_tree())
+    fit = assembly.build_fit(
+        chosen, assembly.prepare(chosen), lambda: create_run_folder(chosen.run.root, "test", chosen.to_tree())
     )
     if callbacks is not None:
         fit.callbacks = dict(callbacks)

@@ -44,7 +44,7 @@ LAYERS: dict[str, int] = {
     "dlrun.summary_text": 1,
     "dlrun.train": 2,
     "dlrun.config": 3,
-    "dlrun.build": 3,
+    "dlrun.assembly": 3,
     "dlrun.report": 3,
     "dlrun.commands": 4,
     "dlrun.cli": 5,

@@ -10,7 +10,7 @@ import torch
 from running import config, make_fit
 from torch import nn
 
-from dlrun import build
+from dlrun import assembly
 from dlrun.cli import main
 from dlrun.commands.explaining import explaining
 from dlrun.data.image_feed import ImageFeed
@@ -32,14 +32,14 @@ def test_data_dependent_initialisation_sees_all_classes() -> None:
         def init_from_data(self, images: torch.Tensor) -> None:
             seen.append(images)
 
-    build.init_from_data(Net(), feed)
-    assert len(seen[0]) == build.DATA_INIT_SAMPLES
+    assembly.init_from_data(Net(), feed)
+    assert len(seen[0]) == assembly.DATA_INIT_SAMPLES
     assert len(seen[0][:, 0, 0, 0].unique()) == 10
 
 
 def test_limit_batches_limits_every_split() -> None:
     chosen = config("data.samples=600", "data.eval_batch_size=8", "trainer.limit_batches=2")
-    data = build.build_data(chosen)
+    data = assembly.build_data(chosen)
     assert (len(data.train), len(data.val or ()), len(data.test or ())) == (32, 16, 16)
 
 
@@ -77,7 +77,7 @@ def test_a_last_batch_of_one_sample_is_explained(
 
 
 def test_accuracy_is_the_trace_of_the_confusion_matrix_at_ties() -> None:
-    task = build.build_task(config(), {"num_classes": 10})
+    task = assembly.build_task(config(), {"num_classes": 10})
     generator = torch.Generator().manual_seed(0)
     outputs = torch.randint(0, 3, (2000, 10), generator=generator).float()
     targets = torch.randint(0, 10, (2000,), generator=generator)

@@ -26,7 +26,7 @@ from helpers import forgetting_plugins
 from running import SMALL, equal, make_fit
 
 from dlrun import checkpoint as files
-from dlrun.build import build_callbacks
+from dlrun.assembly import build_callbacks
 from dlrun.cli import main
 from dlrun.errors import UserError
 from dlrun.registry import CALLBACKS

@@ -16,7 +16,7 @@ from PIL import Image
 from running import config, make_fit
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support, top_k_accuracy_score
 
-from dlrun import build, scores
+from dlrun import assembly, scores
 from dlrun.cli import main
 from dlrun.config.schema import Config
 from dlrun.data.source import ImageData
@@ -66,9 +66,9 @@ def truth(fit: Fit, split: str, which: str = "best") -> tuple[Any, Any]:
     """Scores (N, K) and labels (N,), computed without dlrun's evaluation."""
     from dlrun.checkpoint import load
 
-    model = build.build_model(fit.config, fit.feed.arguments, torch.device("cpu"))
+    model = assembly.build_model(fit.config, fit.feed.arguments, torch.device("cpu"))
     model.load_state_dict(load(fit.run.checkpoints / f"{which}.pt")["model"])
-    data = build.build_data(fit.config)
+    data = assembly.build_data(fit.config)
     source = getattr(data, split)
     images, mean = data.train.read(range(len(data.train))).double() / 255, (0, 2, 3)
     center, spread = images.mean(mean, keepdim=True), images.std(mean, keepdim=True, correction=0)
@@ -249,13 +249,13 @@ def test_wrong_input(
 def test_other_classes_of_the_same_number(
     run: Path, dlrun_eval: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = build.build_data
+    real = assembly.build_data
 
     def renamed(config: Config) -> ImageData:
         data = real(config)
         return replace(data, classes=("zero", *data.classes[1:]))
 
-    monkeypatch.setattr(build, "build_data", renamed)
+    monkeypatch.setattr("dlrun.assembly.data.build_data", renamed)
     code, _, err = dlrun_eval("checkpoint=run")
     assert code == 2
     assert "the classes of the data are not those it was trained on (0: 'class 0' is now 'zero')" in err

@@ -26,7 +26,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dlrun import build
+from dlrun import assembly
 from dlrun.checkpoint import load
 from dlrun.data.image_feed import ImageFeed
 from dlrun.data.source import ImageData
@@ -112,13 +112,13 @@ def files(trained: Fit, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
 @pytest.fixture(scope="module")
 def truth(trained: Fit) -> tuple[Tensor, Tensor]:
     """Test images (N, 1, 8, 8) uint8 and the scores (N, 10) that dlrun's own evaluation gives them."""
-    model = build.build_model(trained.config, trained.feed.arguments, torch.device("cpu"))
+    model = assembly.build_model(trained.config, trained.feed.arguments, torch.device("cpu"))
     model.load_state_dict(load(trained.run.checkpoints / "best.pt")["model"])
     loader = trained.feed.eval_loader("test")
     assert loader is not None
     scores, labels = predict(model, loader, trained.task, "fp32", torch.device("cpu"))
     assert (scores.argmax(1) == labels).float().mean() > 0.5
-    data = build.build_data(trained.config)
+    data = assembly.build_data(trained.config)
     assert isinstance(data, ImageData)
     assert data.test is not None
     return data.test.read(range(len(labels))), scores
@@ -429,7 +429,7 @@ def test_a_language_model_reads_a_text_in_chunks(reader: Fit, reading: Path, dlr
         chunk = {"tokens": text[:, begin : begin + steps], "state_0": carried[0], "state_1": carried[1]}
         scores, *carried = session.run(["scores", "next_state_0", "next_state_1"], chunk)
         found.append(scores)
-    net = build.build_model(reader.config, reader.feed.arguments, torch.device("cpu")).eval()
+    net = assembly.build_model(reader.config, reader.feed.arguments, torch.device("cpu")).eval()
     net.load_state_dict(load(reader.run.checkpoints / "best.pt")["model"])
     with torch.no_grad():
         expected, _ = net(torch.from_numpy(text), None)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dlrun import checkpoint
-from dlrun.build import build_schedule
+from dlrun.assembly import build_schedule
 from dlrun.cli import main
 from dlrun.config.compose import recipes
 from dlrun.config.load import load_config

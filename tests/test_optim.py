@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from running import config
 from torch import Tensor, nn
 
-from dlrun.build import build_optimizer, build_schedule
+from dlrun.assembly import build_optimizer, build_schedule
 from dlrun.errors import UserError
 from dlrun.optim.groups import can_fuse, parameter_groups
 from dlrun.optim.schedules import with_warmup

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from dlrun.build import build_data
+from dlrun.assembly import build_data
 from dlrun.config.load import load_config
 from dlrun.data.shape import DataShape, shape_of
 from dlrun.errors import UserError

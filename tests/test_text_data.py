@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from running import config
 
-from dlrun.build import build_data, build_feed
+from dlrun.assembly import build_data, build_feed
 from dlrun.data.streams import TokenStreams
 from dlrun.data.text import LIBRARY_BYTES, TextData, text
 from dlrun.data.text_feed import TextFeed

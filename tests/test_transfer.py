@@ -15,7 +15,7 @@ from running import config, equal, make_fit
 from safetensors.torch import save_file
 from torch import nn
 
-from dlrun import build, checkpoint
+from dlrun import assembly, checkpoint
 from dlrun.config.load import load_config
 from dlrun.errors import CheckpointError, UserError
 from dlrun.models.from_torchvision import _named
@@ -485,7 +485,7 @@ LIGHT_TORCHVISION = ["alexnet", "googlenet", "inception_v3", "mobilenet_v3_small
 def test_models_of_torchvision(name: str) -> None:
     chosen = load_config(None, ["data=synthetic", f"model=torchvision/{name}", "data.size=80", "data.channels=1"])[0]
     assert (chosen.model.name, chosen.model.params) == ("torchvision", {"architecture": name})
-    net = build.build_model(chosen, {"input_shape": (1, 80, 80), "num_classes": 7}, torch.device("cpu"))
+    net = assembly.build_model(chosen, {"input_shape": (1, 80, 80), "num_classes": 7}, torch.device("cpu"))
     with torch.no_grad():
         assert net.eval()(torch.randn(2, 1, 80, 80)).shape == (2, 7)
 
@@ -522,7 +522,7 @@ def test_weights_by_name_come_from_the_library(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fetched)
     words = ["data=synthetic", "model=torchvision/squeezenet1_1", "model.weights=DEFAULT", "data.size=64"]
     chosen = load_config(None, [*words, "data.channels=3", "data.classes=10", "data.normalize=weights"])[0]
-    prepared = build.prepare(chosen)
+    prepared = assembly.prepare(chosen)
     assert prepared.feed.statistics.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
     assert "squeezenet1_1" in asked[0]
     weights = prepared.weights

@@ -64,7 +64,7 @@ def _load(path: Path, overrides: Sequence[str]) -> Saved:
 
 
 def _evaluate_one(subject: Saved, split: Split) -> dict[str, Any]:
-    from dlrun.build import build_feed, build_model, build_task
+    from dlrun.assembly import build_feed, build_model, build_task
     from dlrun.commands.explaining import explaining
     from dlrun.reproducibility import resolve_device, set_determinism
     from dlrun.weights import load_weights

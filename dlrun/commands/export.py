@@ -100,7 +100,7 @@ def _subject(saved: Saved, asked: _Asked) -> Exportable:
     """The network of a checkpoint; what its data are is read from the checkpoint too."""
     import torch
 
-    from dlrun.build import build_model
+    from dlrun.assembly import build_model
     from dlrun.data.statistics import Statistics
     from dlrun.data.vocabulary import Vocabulary
     from dlrun.export.images import image_classifier

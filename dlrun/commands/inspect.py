@@ -93,7 +93,7 @@ def _cells(word: str | None) -> list[tuple[int, int]]:
 
 def _text(subject: SavedLanguageModel, request: Request) -> tuple[Text, str]:
     """What is to be read, and where it comes from."""
-    from dlrun.build import build_data
+    from dlrun.assembly import build_data
 
     binary = subject.vocabulary.level == "byte"
     if "text" in request.reserved:

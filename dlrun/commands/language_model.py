@@ -45,7 +45,7 @@ def load_language_model(request: Request, command: str) -> SavedLanguageModel:
     Raises:
         UserError: if there is no such checkpoint, or it holds another kind of model.
     """
-    from dlrun.build import build_model
+    from dlrun.assembly import build_model
     from dlrun.checkpoint import find
     from dlrun.data.vocabulary import Vocabulary
     from dlrun.reproducibility import resolve_device, set_determinism

@@ -99,7 +99,7 @@ class _Sample:
 def _summarise(asked: _Asked, shape: tuple[int, int, int] | None, classes: int | None) -> Subject:
     import torch
 
-    from dlrun.build import build_model, build_optimizer, find_head
+    from dlrun.assembly import build_model, build_optimizer, find_head
     from dlrun.summary import summarise
     from dlrun.summary_text import Subject
     from dlrun.transfer import freeze
@@ -157,7 +157,7 @@ def _text_sample(config: Config, steps: int, vocabulary: int | None) -> _Sample:
     """A chunk of text; the vocabulary takes reading, unless it was given with classes=."""
     import torch
 
-    from dlrun.build import build_feed
+    from dlrun.assembly import build_feed
 
     if vocabulary is None:
         feed = build_feed(config, torch.device("cpu"))

@@ -59,7 +59,7 @@ def train(request: Request) -> int:
 
 def _train(config: Config, composed: Composed, folder: RunFolder | None, request: Request, started: float) -> int:
     # torch is imported here: a mistake in the configuration was told before, within half a second.
-    from dlrun.build import build_fit, prepare
+    from dlrun.assembly import build_fit, prepare
     from dlrun.commands.explaining import explaining
     from dlrun.train.loop import train as run_loop
     from dlrun.train.signals import stop_on_signal

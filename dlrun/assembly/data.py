@@ -1,0 +1,77 @@
+"""Data sets and feeds from their configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from dlrun.assembly.make import make
+from dlrun.config.schema import Config
+from dlrun.data.feed import Feed
+from dlrun.data.image_feed import ImageFeed
+from dlrun.data.pair_feed import PairFeed
+from dlrun.data.pairs import PairData
+from dlrun.data.source import ImageData, first
+from dlrun.data.splits import split_off_validation
+from dlrun.data.statistics import Statistics
+from dlrun.data.text import TextData
+from dlrun.data.text_feed import TextFeed
+from dlrun.registry import AUGMENTATIONS, DATASETS
+
+
+def build_data(config: Config) -> Any:
+    """The data set with its splits: :class:`ImageData`, :class:`TextData` or :class:`PairData`.
+
+    For images a validation split is made where the data bring none.
+
+    Raises:
+        DataError: if the data are missing or damaged.
+    """
+    chosen = config.data
+    data = make(DATASETS, chosen, split_seed=chosen.split_seed, val_fraction=chosen.val_fraction)
+    return _arranged(data, config) if isinstance(data, ImageData) else data
+
+
+def _arranged(data: ImageData, config: Config) -> ImageData:
+    """With a validation split, and no more than ``trainer.limit_batches`` batches."""
+    data = split_off_validation(data, config.data.val_fraction, config.data.split_seed)
+    limit = config.trainer.limit_batches
+    if limit is None:
+        return data
+    evaluated = limit * config.data.eval_batch_size
+    return replace(
+        data,
+        train=first(data.train, limit * config.data.batch_size, config.seed),
+        val=None if data.val is None else first(data.val, evaluated, config.seed),
+        test=None if data.test is None else first(data.test, evaluated, config.seed),
+    )
+
+
+def build_feed(
+    config: Config,
+    device: torch.device,
+    stored: Mapping[str, Any] | None = None,
+    statistics: Statistics | None = None,
+) -> Feed:
+    """The data, ready to be trained on or evaluated.
+
+    Args:
+        config: the checked configuration.
+        device: where the batches are wanted.
+        stored: what a checkpoint holds of its data, if the model is evaluated as that left it.
+        statistics: what images are normalised with; None: ``data.normalize`` of the training split.
+
+    Raises:
+        DataError: if the data are missing or damaged.
+        CheckpointError: if the data do not fit ``stored``.
+    """
+    data = build_data(config)
+    augment = [make(AUGMENTATIONS, augmentation) for augmentation in config.augment]
+    if isinstance(data, TextData):
+        return TextFeed(data, config, augment, device, stored)
+    if isinstance(data, PairData):
+        return PairFeed(data, config, augment, device, stored)
+    return ImageFeed(data, config, augment, device, stored, statistics)

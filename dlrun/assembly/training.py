@@ -1,0 +1,132 @@
+"""What trains a network, from its configuration: task, optimizer, schedule, callbacks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from dlrun.assembly.make import make
+from dlrun.config.schema import Config
+from dlrun.data.feed import Feed
+from dlrun.errors import UserError, did_you_mean
+from dlrun.optim.groups import can_fuse, parameter_groups
+from dlrun.optim.schedules import Schedule, with_warmup
+from dlrun.registry import CALLBACKS, LOSSES, MODELS, OPTIMIZERS, SCHEDULES, TASKS
+from dlrun.tasks.base import Task
+from dlrun.train.fit import Callback
+from dlrun.transfer import Head, learning_rate_factors
+
+
+def check_fit(config: Config, feed: Feed) -> None:
+    """Check that the model and the task are made for this kind of data.
+
+    Raises:
+        UserError: if one needs what the data do not have, with the names of those that fit.
+    """
+    problems = []
+    for registry, chosen in ((MODELS, config.model), (TASKS, config.task)):
+        known = {*feed.arguments, "loss"}
+        missing = [need for need in registry.entry(chosen.name).needs if need not in known]
+        if missing:
+            fitting = [name for name in registry.names() if known.issuperset(registry.entry(name).needs)]
+            choice = ", ".join(fitting[:4]) + (", ..." if len(fitting) > 4 else "")
+            problems.append(
+                f"{registry.kind} {chosen.name!r} needs {' and '.join(missing)}, which data {config.data.name!r} "
+                f"({feed.kind}) do not have; {registry.kind}s for {feed.kind}: {choice}"
+            )
+    if problems:
+        raise UserError("; ".join(problems))
+
+
+def build_task(config: Config, arguments: Mapping[str, Any]) -> Task:
+    """The task with its loss; ``arguments`` as for :func:`build_model`."""
+    task: Task = make(TASKS, config.task, loss=make(LOSSES, config.loss), **arguments)
+    return task
+
+
+def build_optimizer(config: Config, model: nn.Module, head: Head | None = None) -> torch.optim.Optimizer:
+    """The optimizer over the trainable parameters, fused where torch has it.
+
+    Args:
+        config: the checked configuration.
+        model: the network; what is frozen is left out.
+        head: of the model, if the learning rates depend on it.
+
+    Raises:
+        UserError: if there is nothing to train, or a learning rate is for a module that the model does not have.
+    """
+    chosen = config.optimizer
+    groups = parameter_groups(
+        model,
+        decay_norms_and_biases=chosen.decay_norms_and_biases,
+        lr=chosen.params.get("lr"),
+        factors=learning_rate_factors(model, chosen.lr_factors or {}, head),
+    )
+    if not groups:
+        frozen = "" if config.model.freeze is None else f": model.freeze={config.model.freeze} leaves none"
+        raise UserError(f"model {config.model.name!r} has no trainable parameters{frozen}")
+    optimizer: torch.optim.Optimizer = make(OPTIMIZERS, config.optimizer, params=groups, fused=can_fuse(model))
+    return optimizer
+
+
+def build_schedule(config: Config, steps_per_epoch: int) -> Schedule:
+    """The schedule with its warmup, filling the training exactly.
+
+    Raises:
+        UserError: if the warmup is longer than the training.
+    """
+    total = steps_per_epoch * config.trainer.epochs
+    chosen = config.schedule
+    try:
+        warmup = chosen.warmup.steps(steps_per_epoch)
+    except ValueError as error:
+        raise UserError(f"schedule.warmup: {error}") from None
+    if warmup >= total:
+        raise UserError(
+            f"schedule.warmup={chosen.warmup} is {warmup} steps, but the whole training has {total}; shorten the "
+            "warmup or raise trainer.epochs"
+        )
+    schedule: Schedule = make(SCHEDULES, chosen, total_steps=total - warmup, steps_per_epoch=steps_per_epoch)
+    return with_warmup(schedule, warmup, chosen.warmup_start)
+
+
+def build_callbacks(config: Config) -> dict[str, Callback]:
+    """The callbacks in their order.
+
+    Raises:
+        UserError: if a callback saves state but cannot load it, or the other way round.
+    """
+    callbacks: dict[str, Callback] = {}
+    for name, chosen in config.callbacks.items():
+        callback = make(CALLBACKS, chosen)
+        saves = type(callback).state_dict is not Callback.state_dict
+        loads = type(callback).load_state_dict is not Callback.load_state_dict
+        if saves != loads:
+            missing = "load_state_dict" if saves else "state_dict"
+            raise UserError(f"callback {name!r} has state but no {missing}: a resumed run would not continue exactly")
+        callbacks[name] = callback
+    return callbacks
+
+
+def check_monitors(callbacks: Mapping[str, Callback], task: Task, *, validated: bool) -> None:
+    """Check the metric that each callback monitors.
+
+    Args:
+        callbacks: by name; those with an attribute ``monitor`` are checked.
+        task: knows its metrics.
+        validated: whether there is a validation split.
+
+    Raises:
+        UserError: if the run has no such metric.
+    """
+    splits = ("train", "val") if validated else ("train",)
+    known = [f"{split}/{name}" for split in splits for name in ("loss", *task.metrics)]
+    for name, callback in callbacks.items():
+        monitor = getattr(callback, "monitor", None)
+        if isinstance(monitor, str) and monitor not in known:
+            reason = "" if validated else " (there is no validation split: data.val_fraction is 0)"
+            hint = did_you_mean(monitor, known)
+            raise UserError(f"callbacks.{name}.monitor={monitor}: this run has no such metric{reason}; {hint}")
