@@ -20,7 +20,10 @@ from dlrun.units import Duration
 __all__ = [
     "Annotated",
     "Duration",
+    "Fill",
     "Fraction",
+    "Interpolation",
+    "Level",
     "Mode",
     "NameOrPath",
     "NonNegativeFloat",
@@ -73,6 +76,12 @@ NameOrPath = Annotated[str, "name or path"]
 """A text with a slash or a dot is a path, every other one a name (write ./x for the path of a plain x)."""
 Mode = Literal["min", "max"]
 """Whether small or large values of a metric are good."""
+Level = Annotated[float, Range(ge=0, le=255)]
+"""A brightness, in the units of uint8 images."""
+Fill = Level | Literal["edge"]
+"""What lies outside of an image: one value for all channels, or the nearest pixel of the image."""
+Interpolation = Literal["nearest", "bilinear"]
+"""How an image is read between its pixels."""
 
 _PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path"}
 

@@ -119,10 +119,14 @@ def test_contract_of_every_augmentation(name: str, layout: torch.memory_format) 
     assert results[0].is_contiguous(memory_format=layout)
     assert given_images.equal(before)
     assert torch.random.get_rng_state().equal(state)
-    # The layout in memory makes no difference to the pixels, nor does the type.
+    # The layout in memory makes no difference to the pixels, nor does the type but for rounding.
     plain = augment(before.contiguous(), torch.Generator().manual_seed(5))
     assert plain.equal(results[0])
-    assert augment(before.contiguous().float(), torch.Generator().manual_seed(5)).equal(plain.float())
+    exact = augment(before.contiguous().float(), torch.Generator().manual_seed(5))
+    assert exact.dtype == torch.float32
+    assert exact.min() >= 0
+    assert exact.max() <= 255
+    assert (exact - plain).abs().max() <= 0.501
 
 
 def test_every_shift_is_equally_likely() -> None:

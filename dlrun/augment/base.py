@@ -9,6 +9,8 @@ Letters used below: B images in one call, C channels, H x W pixels.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -54,3 +56,63 @@ def take(images: Tensor, rows: Tensor) -> Tensor:
     if channels_innermost(images):
         return images.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
     return images.index_select(0, rows)
+
+
+def uniform(low: float, high: float, count: int, generator: torch.Generator) -> Tensor:
+    """float32 (count,) on the generator's device, uniform in [low, high)."""
+    return torch.rand(count, generator=generator, device=generator.device) * (high - low) + low
+
+
+def factors(low: float, high: float, count: int, generator: torch.Generator) -> Tensor:
+    """float32 (count,) on the generator's device, in [low, high] with a uniform logarithm.
+
+    So in [1/2, 2] halves and doubles are equally likely.
+    """
+    return uniform(math.log(low), math.log(high), count, generator).exp()
+
+
+def ascending(name: str, pair: tuple[float, float]) -> tuple[float, float]:
+    """The two ends of a range.
+
+    Raises:
+        ValueError: if they are in the wrong order.
+    """
+    if pair[0] > pair[1]:
+        raise ValueError(f"{name}: [{pair[0]:g}, {pair[1]:g}] is no range: write the smaller number first")
+    return pair
+
+
+def sometimes(
+    images: Tensor, p: float, generator: torch.Generator, change: Callable[..., Tensor], *drawn: Tensor
+) -> Tensor:
+    """``change(images, *drawn)`` for some of the images, the others as they are.
+
+    Args:
+        images: (B, C, H, W).
+        p: probability of the change, for each image; 1 draws nothing.
+        generator: on the device of ``images``.
+        change: a pure function of images and drawn numbers, that works on each image alone.
+        drawn: each (B, ...), the numbers of each image.
+
+    Returns:
+        A new tensor like ``images``.
+    """
+    if p == 1:
+        return change(images, *drawn)
+    mask = torch.rand(len(images), generator=generator, device=images.device) < p
+    return change_where(images, mask, change, *drawn)
+
+
+def change_where(images: Tensor, mask: Tensor, change: Callable[..., Tensor], *drawn: Tensor) -> Tensor:
+    """``change(images, *drawn)`` where ``mask`` (bool (B,)) is true. See :func:`sometimes`."""
+    if images.device.type != "cpu":
+        # To know how many images are changed would be to wait for the device.
+        return torch.where(mask[:, None, None, None], change(images, *drawn), images)
+    # Images and changed images one after the other, then one copy of whole images by number: measured twice
+    # as fast as `where` and as writing the changed ones back into a copy.
+    chosen = mask.nonzero().squeeze(1)
+    count = len(images)
+    changed = change(take(images, chosen), *(numbers.index_select(0, chosen) for numbers in drawn))
+    rows = torch.arange(count)
+    rows[chosen] = torch.arange(count, count + len(chosen))
+    return take(torch.cat((images, changed)), rows)
