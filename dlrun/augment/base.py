@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -38,6 +39,30 @@ class Augmentation(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Place:
+    """Which images of which epoch a call is about.
+
+    Attributes:
+        seed: the run's seed.
+        epoch: counted from 0.
+        samples: int64 (B,), the number of each image in its data set, on the device of the images.
+    """
+
+    seed: int
+    epoch: int
+    samples: Tensor
+
+
+@runtime_checkable
+class PlacedAugmentation(Augmentation, Protocol):
+    """An augmentation that also depends on which image it is and in which epoch."""
+
+    def at(self, images: Tensor, generator: torch.Generator, place: Place) -> Tensor:
+        """Augment images, as a call does, knowing where in the run they are."""
+        ...
+
+
 def channels_innermost(images: Tensor) -> bool:
     """Whether the images lie in memory as (B, H, W, C) and not as (B, C, H, W)."""
     return not images.is_contiguous() and images.is_contiguous(memory_format=torch.channels_last)
@@ -56,6 +81,11 @@ def take(images: Tensor, rows: Tensor) -> Tensor:
     if channels_innermost(images):
         return images.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
     return images.index_select(0, rows)
+
+
+def level(images: Tensor, value: float) -> float:
+    """A brightness as ``images`` can hold it: a whole number if they are uint8."""
+    return value if images.is_floating_point() else round(value)
 
 
 def uniform(low: float, high: float, count: int, generator: torch.Generator) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from dlrun.augment.base import channels_innermost
+from dlrun.augment.base import channels_innermost, level
 from dlrun.types import Fill, Interpolation
 
 Places = Callable[[int, int], Tensor]
@@ -86,7 +86,7 @@ def _nearest(images: Tensor, places: Tensor, fill: Fill, result: Tensor) -> None
         columns.clamp_(-1, width).add_(1)
         height, width = height + 2, width + 2
         shape = (count, height, width, channels) if last else (count, channels, height, width)
-        framed = torch.full(shape, fill, dtype=images.dtype, device=images.device)
+        framed = torch.full(shape, level(images, fill), dtype=images.dtype, device=images.device)
         inner = framed[:, 1:-1, 1:-1] if last else framed[:, :, 1:-1, 1:-1]
         inner.copy_(source)
         source = framed
@@ -103,6 +103,11 @@ def _nearest(images: Tensor, places: Tensor, fill: Fill, result: Tensor) -> None
         target.copy_(source.flatten(2).gather(2, wanted).view(target.shape))
 
 
+def centred(size: int, device: torch.device) -> Tensor:
+    """float32 (size,): the pixels of a row or column, counted from its middle."""
+    return torch.arange(size, dtype=torch.float32, device=device) - (size - 1) / 2
+
+
 def warp(images: Tensor, matrices: Tensor, *, interpolation: Interpolation = "bilinear", fill: Fill = 0.0) -> Tensor:
     """Map each image with a matrix of its own.
 
@@ -110,7 +115,7 @@ def warp(images: Tensor, matrices: Tensor, *, interpolation: Interpolation = "bi
         images: (B, C, H, W) uint8 or float.
         matrices: float (B, 2, 3), affine: result pixel (x, y), measured in pixels from the centre of the image, x
             to the right and y down, is read at ``matrix @ (x, y, 1)``. Or (B, 3, 3), projective: it is read at
-            (u / w, v / w) with (u, v, w) that product, w > 0 within the image.
+            (u / w, v / w) with (u, v, w) that product; where w <= 0 is outside.
         interpolation: see :func:`resample`.
         fill: see :func:`resample`.
 
@@ -118,16 +123,17 @@ def warp(images: Tensor, matrices: Tensor, *, interpolation: Interpolation = "bi
         A new tensor like ``images``.
     """
     height, width = images.shape[2:]
-    x = torch.arange(width, dtype=torch.float32, device=images.device) - (width - 1) / 2
-    y = torch.arange(height, dtype=torch.float32, device=images.device) - (height - 1) / 2
+    matrices = matrices.float()
+    x, y = centred(width, images.device), centred(height, images.device)
 
     def places(low: int, high: int) -> Tensor:
-        part = matrices[low:high].float()
+        part = matrices[low:high]
         across = part[:, :, 0, None] * x
         down = part[:, :, 1, None] * y + part[:, :, 2, None]
         if part.shape[1] == 3:
             product = across[:, :, None, :] + down[:, :, :, None]
-            read = product[:, :2].div_(product[:, 2:])
+            # Behind the horizon there is nothing: far outside, and not the image once more, mirrored.
+            read = product[:, :2].div_(product[:, 2:].clamp_min_(1e-6))
             read[:, 0] += (width - 1) / 2
             read[:, 1] += (height - 1) / 2
             return read

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from dlrun.augment.base import Augmentation, take
+from dlrun.augment.base import Augmentation, Place, PlacedAugmentation, take
 from dlrun.data.feed import BatchLoader
 from dlrun.data.order import generator
 from dlrun.data.plan import Plan
@@ -44,16 +44,26 @@ class _Finish:
         self.plan = plan
         self.augment = tuple(augment)
         self.statistics = statistics
+        self._order: tuple[int, Tensor] | None = None
 
     def __call__(self, images: Tensor, labels: Tensor, epoch: int, chunk: int, skip: int) -> Iterator[Batch]:
         if self.augment:
             stream = generator(self.plan.seed, epoch, chunk, images.device)
             for augmentation in self.augment:
-                images = augmentation(images, stream)
+                if isinstance(augmentation, PlacedAugmentation):
+                    images = augmentation.at(images, stream, self._place(epoch, chunk, images.device))
+                else:
+                    images = augmentation(images, stream)
         size = self.plan.batch_size
         inputs = self.statistics.normalize(images[skip * size :] if skip else images)
         targets = labels[skip * size :] if skip else labels
         return zip(torch.split(inputs, size), torch.split(targets, size), strict=True)
+
+    def _place(self, epoch: int, chunk: int, device: torch.device) -> Place:
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, self.plan.order(epoch)
+        low, high = self.plan.bounds(chunk)
+        return Place(self.plan.seed, epoch, self._order[1][low:high].to(device, non_blocking=True))
 
 
 class ResidentLoader:
