@@ -29,7 +29,7 @@ def images(batch: int, channels: int = 3, height: int = 8, width: int = 8, dtype
     height=st.integers(3, 9),
     width=st.integers(3, 9),
     padding=st.integers(0, 5),
-    mode=st.sampled_from(["zero", "reflect"]),
+    mode=st.sampled_from(["zero", "reflect", "edge"]),
     dtype=st.sampled_from([torch.uint8, torch.float32]),
     layout=st.sampled_from(LAYOUTS),
     draw=st.data(),

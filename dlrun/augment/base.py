@@ -141,6 +141,8 @@ def change_where(images: Tensor, mask: Tensor, change: Callable[..., Tensor], *d
     # Images and changed images one after the other, then one copy of whole images by number: measured twice
     # as fast as `where` and as writing the changed ones back into a copy.
     chosen = mask.nonzero().squeeze(1)
+    if len(chosen) == 0:
+        return images.clone()
     count = len(images)
     changed = change(take(images, chosen), *(numbers.index_select(0, chosen) for numbers in drawn))
     rows = torch.arange(count)

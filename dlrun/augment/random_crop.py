@@ -86,6 +86,8 @@ def crop(images: Tensor, top: Tensor, left: Tensor, padding: int | tuple[int, in
         ValueError: if the border to reflect is as large as the image.
     """
     padded = pad(images, padding, mode)
+    if len(images) == 0:
+        return images.clone()
     last = channels_innermost(images)
     if last:
         images, padded = images.permute(0, 2, 3, 1), padded.permute(0, 2, 3, 1)

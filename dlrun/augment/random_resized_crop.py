@@ -44,8 +44,11 @@ def resized_crop(images: Tensor, windows: Windows, *, interpolation: Interpolati
     def along(first: Tensor, size: Tensor, count: int) -> Tensor:
         first, size = first[:, None].float(), size[:, None].float()
         pixels = torch.arange(count, device=images.device) + 0.5
-        read = pixels * (size / count) - 0.5
-        return first + read.clamp_min(0).minimum(size - 1)
+        read = pixels * (size / count)
+        if interpolation == "nearest":
+            # Half-way between two pixels torchvision takes the second, and this happens often: sizes are whole.
+            return first + read.floor()
+        return first + (read - 0.5).clamp_min(0).minimum(size - 1)
 
     x, y = along(windows.left, windows.width, width), along(windows.top, windows.height, height)
 
