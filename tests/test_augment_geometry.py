@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode, functional
 
 from dlrun.augment.affine import RandomAffine, affine_matrices
-from dlrun.augment.base import Place
+from dlrun.augment.base import Place, change_where
 from dlrun.augment.elastic import displace, smooth
 from dlrun.augment.erase import erase
 from dlrun.augment.horizontal_flip import coin
@@ -403,18 +403,40 @@ def built(name: str, **options: Any) -> Any:
 
 @pytest.mark.parametrize("name", CHANGES)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_share_of_changed_images(name: str, layout: torch.memory_format, device: str) -> None:
+@pytest.mark.parametrize(("count", "size"), [(1000, 12), (40, 106)], ids=["small", "large"])
+def test_share_of_changed_images(name: str, layout: torch.memory_format, count: int, size: int, device: str) -> None:
     random = torch.Generator().manual_seed(0)
-    images = torch.randint(1, 256, (1000, 3, 12, 12), generator=random, dtype=torch.uint8).to(device)
+    images = torch.randint(1, 256, (count, 3, size, size), generator=random, dtype=torch.uint8).to(device)
     images = images.contiguous(memory_format=layout)
-    before = images.clone()
-    for p, least, most in ((0.0, 0.0, 0.0), (0.3, 0.24, 0.36), (1.0, 0.95, 1.0)):
+    before, some = images.clone(), 4 * (0.3 * 0.7 / count) ** 0.5
+    for p, least, most in ((0.0, 0.0, 0.0), (0.3, 0.3 - some, 0.3 + some), (1.0, 0.95, 1.0)):
         result = built(name, **CHANGES[name], p=p)(images, torch.Generator(device).manual_seed(1))
         share = (result != images).flatten(1).any(1).float().mean().item()
         assert least <= share <= most
         assert result.is_contiguous(memory_format=layout)
         assert result.data_ptr() != images.data_ptr()
         assert images.equal(before)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("name", "axis"), [("horizontal_flip", -1), ("vertical_flip", -2)])
+def test_large_images_are_mirrored_or_left(name: str, axis: int, layout: torch.memory_format) -> None:
+    images = torch.randint(0, 256, (12, 3, 105, 106), dtype=torch.uint8).contiguous(memory_format=layout)
+    result = built(name)(images, torch.Generator().manual_seed(0))
+    mirrored = [image.equal(before.flip(axis)) for image, before in zip(result, images, strict=True)]
+    left = [image.equal(before) for image, before in zip(result, images, strict=True)]
+    assert all(a != b for a, b in zip(mirrored, left, strict=True))
+    assert any(mirrored)
+    assert any(left)
+    assert result.stride() == images.stride()
+
+
+def test_a_changed_large_image_keeps_its_place() -> None:
+    images = torch.arange(1, 9, dtype=torch.uint8).view(8, 1, 1, 1).repeat(1, 1, 200, 200)
+    mask = torch.tensor([0, 1, 1, 0, 0, 1, 0, 1], dtype=torch.bool)
+    tens = torch.arange(8, dtype=torch.uint8) * 10
+    result = change_where(images, mask, lambda chosen, ten: chosen + ten[:, None, None, None], tens)
+    assert result[:, 0, 7, 7].tolist() == [1, 12, 23, 4, 5, 56, 7, 78]
 
 
 @pytest.mark.parametrize("name", CHANGES)

@@ -17,6 +17,11 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+LARGE_NUMBERS = 1 << 15
+"""Numbers in one image (C * H * W) from which on, on the CPU, a call for each image costs less than it saves. Measured
+on one core for changing half of a batch: images of 3x224x224 take half the time, those of 3x64x64 three times as
+long."""
+
 
 class Augmentation(Protocol):
     """Changes images at random, each one differently, whole batches at a time.
@@ -138,13 +143,18 @@ def change_where(images: Tensor, mask: Tensor, change: Callable[..., Tensor], *d
     if images.device.type != "cpu":
         # To know how many images are changed would be to wait for the device.
         return torch.where(mask[:, None, None, None], change(images, *drawn), images)
-    # Images and changed images one after the other, then one copy of whole images by number: measured twice
-    # as fast as `where` and as writing the changed ones back into a copy.
     chosen = mask.nonzero().squeeze(1)
     if len(chosen) == 0:
         return images.clone()
-    count = len(images)
     changed = change(take(images, chosen), *(numbers.index_select(0, chosen) for numbers in drawn))
+    if images[0].numel() >= LARGE_NUMBERS:
+        result = images.clone()
+        for row, image in zip(chosen.tolist(), changed, strict=True):
+            result[row] = image
+        return result
+    # Images and changed images one after the other, then one copy of whole images by number: for small images twice
+    # as fast as `where` and as writing the changed ones back into a copy.
+    count = len(images)
     rows = torch.arange(count)
     rows[chosen] = torch.arange(count, count + len(chosen))
     return take(torch.cat((images, changed)), rows)

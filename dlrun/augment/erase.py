@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dlrun.augment.base import channels_innermost, level
+from dlrun.augment.resample import BLOCK_NUMBERS
 from dlrun.augment.windows import Windows
 from dlrun.types import Level
 
@@ -58,8 +59,9 @@ def draw_paint(images: Tensor, paint: Paint, generator: torch.Generator) -> floa
         the type of ``images``.
     """
     if paint == "mean":
-        # In float32 also for uint8, whose sums would overflow; the mean over one axis first is quicker on the CPU.
-        mean = images.float().mean((2, 3), keepdim=True)
+        # In blocks, so that the floats stay in the processor's cache.
+        block = max(1, BLOCK_NUMBERS // images.shape[1:].numel()) if images.device.type == "cpu" else len(images)
+        mean = torch.cat([part.float().mean((2, 3), keepdim=True) for part in torch.split(images, max(1, block))])
         return (mean if images.is_floating_point() else mean.round_()).to(images.dtype)
     if paint == "noise":
         return random_bytes(images, generator).to(images.dtype)

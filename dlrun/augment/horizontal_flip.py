@@ -8,27 +8,29 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dlrun.augment.base import Augmentation, Place, change_where, sometimes
+from dlrun.augment.base import LARGE_NUMBERS, Augmentation, Place, change_where
 from dlrun.data.order import mix
 from dlrun.registry import AUGMENTATIONS
 from dlrun.types import Fraction
 
 
-def flip(images: Tensor, mask: Tensor) -> Tensor:
-    """Mirror some images about their vertical axis.
+def flip(images: Tensor, mask: Tensor, axis: int = -1) -> Tensor:
+    """Mirror some images.
 
     Args:
         images: (B, C, H, W), any type.
         mask: bool (B,), true for the images to mirror.
+        axis: -1 left for right, -2 top for bottom.
 
     Returns:
         A new tensor like ``images``.
     """
-    return change_where(images, mask, _mirror)
-
-
-def _mirror(images: Tensor) -> Tensor:
-    return images.flip(-1)
+    if images.device.type == "cpu" and images.shape[1:].numel() >= LARGE_NUMBERS:
+        result = torch.empty_like(images)
+        for image, target, mirrored in zip(images, result, mask.tolist(), strict=True):
+            target.copy_(image.flip(axis) if mirrored else image)
+        return result
+    return change_where(images, mask, lambda chosen: chosen.flip(axis))
 
 
 def coin(seed: int, samples: Tensor) -> Tensor:
@@ -79,7 +81,8 @@ class _HorizontalFlip:
         self.p = p
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        return sometimes(images, self.p, generator, _mirror)
+        mask = torch.rand(len(images), generator=generator, device=images.device) < self.p
+        return flip(images, mask)
 
 
 class _AlternatingFlip(_HorizontalFlip):

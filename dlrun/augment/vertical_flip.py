@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dlrun.augment.base import Augmentation, sometimes
+from dlrun.augment.base import Augmentation
+from dlrun.augment.horizontal_flip import flip
 from dlrun.registry import AUGMENTATIONS
 from dlrun.types import Fraction
 
@@ -31,8 +32,5 @@ class _VerticalFlip:
         self.p = p
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        return sometimes(images, self.p, generator, _mirror)
-
-
-def _mirror(images: Tensor) -> Tensor:
-    return images.flip(-2)
+        mask = torch.rand(len(images), generator=generator, device=images.device) < self.p
+        return flip(images, mask, axis=-2)
