@@ -160,7 +160,7 @@ MODELS: Registry[Any] = Registry(
     runtime=("input_shape", "num_classes", "vocabulary_size", "source_size", "target_size"),
 )
 DATASETS: Registry[Any] = Registry("data", "dlrun.data", runtime=("split_seed", "val_fraction"))
-AUGMENTATIONS: Registry[Any] = Registry("augment", "dlrun.augment")
+AUGMENTATIONS: Registry[Any] = Registry("augment", "dlrun.augment", runtime=("input_shape", "colours"))
 OPTIMIZERS: Registry[Any] = Registry("optimizer", "dlrun.optim.optimizers", runtime=("params", "fused"))
 SCHEDULES: Registry[Any] = Registry("schedule", "dlrun.optim.schedules", runtime=("total_steps", "steps_per_epoch"))
 LOSSES: Registry[Any] = Registry("loss", "dlrun.losses")

@@ -10,6 +10,7 @@ from dlrun.assembly.training import (
     build_task,
     check_fit,
     check_monitors,
+    check_targets,
 )
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "build_task",
     "check_fit",
     "check_monitors",
+    "check_targets",
     "find_head",
     "init_from_data",
     "prepare",

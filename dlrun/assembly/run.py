@@ -19,6 +19,7 @@ from dlrun.assembly.training import (
     build_task,
     check_fit,
     check_monitors,
+    check_targets,
 )
 from dlrun.config.schema import Config
 from dlrun.data.feed import Feed
@@ -67,7 +68,8 @@ def prepare(config: Config, saved: Mapping[str, Any] | None = None) -> Prepared:
     _refuse_idle(config)
     weights = read_weights(config.model) if saved is None else None
     statistics = _statistics_of_weights(weights, saved) if config.data.normalize == "weights" else None
-    return Prepared(device, build_feed(config, device, statistics=statistics), weights, saved)
+    earlier = None if saved is None else saved["data"]
+    return Prepared(device, build_feed(config, device, statistics=statistics, earlier=earlier), weights, saved)
 
 
 def _refuse_idle(config: Config) -> None:
@@ -139,6 +141,7 @@ def build_fit(config: Config, prepared: Prepared, open_run: Callable[[], RunFold
     except ValueError as error:
         raise UserError(f"trainer.eval_every: {error}") from None
     task = build_task(config, feed.arguments)
+    check_targets(config, feed, task)
     callbacks = build_callbacks(config)
     check_monitors(callbacks, task, validated=val is not None)
     fit = Fit(

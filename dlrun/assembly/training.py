@@ -47,6 +47,25 @@ def build_task(config: Config, arguments: Mapping[str, Any]) -> Task:
     return task
 
 
+def check_targets(config: Config, feed: Feed, task: Task) -> None:
+    """Check that task and loss can take the targets that mixed images have.
+
+    Raises:
+        UserError: if one of them takes labels only, with what to change.
+    """
+    if not feed.soft_targets:
+        return
+    for group, chosen, part, takes in (
+        ("task", config.task, task, "classification"),
+        ("loss", config.loss, task.loss, "cross_entropy"),
+    ):
+        if not getattr(part, "soft_targets", False):
+            raise UserError(
+                f"augment: mixing images gives each several classes in part, which {group} {chosen.name!r} cannot "
+                f"take; set {group}={takes}, or leave out the augmentations that mix (mixup, cutmix)"
+            )
+
+
 def build_optimizer(config: Config, model: nn.Module, head: Head | None = None) -> torch.optim.Optimizer:
     """The optimizer over the trainable parameters, fused where torch has it.
 

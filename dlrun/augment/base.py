@@ -4,7 +4,9 @@ To add one, write a file with a pure function of the images and the numbers that
 registered in ``AUGMENTATIONS`` whose result draws the numbers and calls it; ``horizontal_flip.py`` is the
 shortest example.
 
-Letters used below: B images in one call, C channels, H x W pixels.
+What changes the labels too, such as mixup, is a :class:`Mixing`; both stand in the same list of the configuration.
+
+Letters used below: B images in one call, C channels, H x W pixels, K classes.
 """
 
 from __future__ import annotations
@@ -65,6 +67,27 @@ class PlacedAugmentation(Augmentation, Protocol):
 
     def at(self, images: Tensor, generator: torch.Generator, place: Place) -> Tensor:
         """Augment images, as a call does, knowing where in the run they are."""
+        ...
+
+
+@runtime_checkable
+class Mixing(Protocol):
+    """Blends images with others of the same call, and their labels alike.
+
+    It keeps to all that is said of :class:`Augmentation`, for images and targets.
+    """
+
+    def mix(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Mix images.
+
+        Args:
+            images: as for :class:`Augmentation`.
+            targets: float32 (B, K): the share of each class, whose sum is 1.
+            generator: the source of all randomness, on the device of ``images``.
+
+        Returns:
+            The mixed images and targets, as they came in shape, type, device and memory format.
+        """
         ...
 
 

@@ -60,6 +60,7 @@ class Feed(Protocol):
         counted: which of the arguments is the number of scores that a head gives.
         outputs: names of what a head scores: classes, or the symbols of a vocabulary.
         classes: names of the classes, where each sample has one; else None.
+        soft_targets: whether the targets in training are shares of the classes, float (B, K), and not labels.
     """
 
     kind: str
@@ -68,6 +69,7 @@ class Feed(Protocol):
     counted: str
     outputs: tuple[str, ...]
     classes: tuple[str, ...] | None
+    soft_targets: bool
 
     def sizes(self) -> dict[Split, int]:
         """Units in each split that there is, in the order train, val, test."""
@@ -99,6 +101,18 @@ class Feed(Protocol):
 
     def example(self, count: int) -> Tensor | str:
         """Something of the training split to look at: uint8 images (N, C, H, W), N <= ``count``, or a text."""
+        ...
+
+    def augmented(self, count: int, draws: int) -> tuple[Tensor, Tensor] | None:
+        """Images of the training split before and after the augmentation; None if there is none.
+
+        Args:
+            count: N, images at most.
+            draws: D, how often each is augmented.
+
+        Returns:
+            uint8 (N, 1 + D, C, H, W), the image itself first; and the targets of the draws, (N, D) or (N, D, K).
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ same chunks and the same :class:`_Finish`, so they give the same batches bit for
                                                                       +-> augment -> normalise -> slices
     streaming   order -> workers read() uint8 -> copy to the device --+
 
-Letters used below: N images in the source, B images in a batch, C channels, H x W pixels.
+Letters used below: N images in the source, B images in a batch, C channels, H x W pixels, K classes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from dlrun.augment.base import Augmentation, Place, PlacedAugmentation, take
+from dlrun.augment.base import Augmentation, Mixing, Place, take
+from dlrun.augment.pipeline import Pipeline
 from dlrun.data.feed import BatchLoader
 from dlrun.data.order import generator
 from dlrun.data.plan import Plan
@@ -33,27 +34,25 @@ RESIDENT_BYTES = 1 << 30
 """Arrays up to this size are kept on the device unless the configuration says otherwise."""
 
 Batch = tuple[Tensor, Tensor]
-"""(inputs, targets): float32 (B, C, H, W) normalised, int64 (B,), both on the device. The last batch of an epoch may be
-smaller; inputs may be views of one chunk."""
+"""(inputs, targets), both on the device: float32 (B, C, H, W) normalised, and int64 (B,); where augmentations mix
+labels, the share of each class, float32 (B, K). The last batch of an epoch may be smaller; inputs may be views of one
+chunk."""
 
 
 class _Finish:
     """From the uint8 images of a chunk to its batches."""
 
-    def __init__(self, plan: Plan, augment: Sequence[Augmentation], statistics: Statistics) -> None:
+    def __init__(self, plan: Plan, augment: Pipeline, statistics: Statistics) -> None:
         self.plan = plan
-        self.augment = tuple(augment)
+        self.augment = augment
         self.statistics = statistics
         self._order: tuple[int, Tensor] | None = None
 
     def __call__(self, images: Tensor, labels: Tensor, epoch: int, chunk: int, skip: int) -> Iterator[Batch]:
         if self.augment:
             stream = generator(self.plan.seed, epoch, chunk, images.device)
-            for augmentation in self.augment:
-                if isinstance(augmentation, PlacedAugmentation):
-                    images = augmentation.at(images, stream, self._place(epoch, chunk, images.device))
-                else:
-                    images = augmentation(images, stream)
+            place = self._place(epoch, chunk, images.device) if self.augment.placed else None
+            images, labels = self.augment(images, labels, stream, place)
         size = self.plan.batch_size
         inputs = self.statistics.normalize(images[skip * size :] if skip else images)
         targets = labels[skip * size :] if skip else labels
@@ -183,7 +182,8 @@ def make_loader(
     batch_size: int,
     seed: int,
     shuffle: bool,
-    augment: Sequence[Augmentation] = (),
+    augment: Sequence[Augmentation | Mixing] = (),
+    num_classes: int | None = None,
     statistics: Statistics,
     device: torch.device,
     resident: bool | None = None,
@@ -199,6 +199,7 @@ def make_loader(
         seed: of the order and the augmentation; a change gives other ones, the same seed the same.
         shuffle: whether each epoch has a random order; otherwise it is that of the source.
         augment: applied one after the other to uint8 images on the device, before normalisation.
+        num_classes: K, which augmentations that mix labels need.
         statistics: of the training split.
         device: where the batches are wanted.
         resident: keep all images on the device; None: if they are in an array of at most
@@ -209,7 +210,7 @@ def make_loader(
 
     Raises:
         DataError: if there are no images, or less than one batch and ``drop_last``.
-        ValueError: if ``batch_size`` or ``workers`` is out of range.
+        ValueError: if ``batch_size`` or ``workers`` is out of range, or the number of classes is needed.
     """
     total = len(source)
     if batch_size < 1 or workers < 0:
@@ -230,7 +231,7 @@ def make_loader(
         shuffle=shuffle,
         total=total,
     )
-    finish = _Finish(plan, augment, statistics.to(device))
+    finish = _Finish(plan, Pipeline(augment, num_classes), statistics.to(device))
     if resident is None:
         resident = array_of(source) is not None and decoded_bytes(source) <= RESIDENT_BYTES
     if resident:

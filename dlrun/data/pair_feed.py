@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dlrun.augment.base import Augmentation
+from dlrun.augment.base import Augmentation, Mixing
 from dlrun.config.schema import Config
 from dlrun.data.feed import Split
 from dlrun.data.pair_batches import EncodedPairs, PairBatches
@@ -42,12 +42,13 @@ class PairFeed:
     counted = "target_size"
     unit: Literal["samples", "tokens"] = "tokens"
     classes: tuple[str, ...] | None = None
+    soft_targets = False
 
     def __init__(
         self,
         data: PairData,
         config: Config,
-        augment: Sequence[Augmentation],
+        augment: Sequence[Augmentation | Mixing],
         device: torch.device,
         stored: Mapping[str, Any] | None = None,
     ) -> None:
@@ -130,6 +131,9 @@ class PairFeed:
     def example(self, count: int) -> str:
         """The first pairs of the training split. See :meth:`dlrun.data.feed.Feed.example`."""
         return "\n".join(f"{pair.source}  ->  {pair.target}" for pair in self.data.train[:_SHOWN])
+
+    def augmented(self, count: int, draws: int) -> None:
+        """None: nothing augments text. See :meth:`dlrun.data.feed.Feed.augmented`."""
 
     def state_dict(self) -> dict[str, Any]:
         """See :meth:`dlrun.data.feed.Feed.state_dict`."""

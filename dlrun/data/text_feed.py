@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dlrun.augment.base import Augmentation
+from dlrun.augment.base import Augmentation, Mixing
 from dlrun.config.schema import Config
 from dlrun.data.feed import Split
 from dlrun.data.streams import TokenStreams
@@ -45,12 +45,13 @@ class TextFeed:
     counted = "vocabulary_size"
     unit: Literal["samples", "tokens"] = "tokens"
     classes: tuple[str, ...] | None = None
+    soft_targets = False
 
     def __init__(
         self,
         data: TextData,
         config: Config,
-        augment: Sequence[Augmentation],
+        augment: Sequence[Augmentation | Mixing],
         device: torch.device,
         stored: Mapping[str, Any] | None = None,
     ) -> None:
@@ -140,6 +141,9 @@ class TextFeed:
         """The beginning of the training text. See :meth:`dlrun.data.feed.Feed.example`."""
         shown = self.data.train[:_SHOWN]
         return shown if isinstance(shown, str) else shown.decode("utf-8", errors="replace")
+
+    def augmented(self, count: int, draws: int) -> None:
+        """None: nothing augments text. See :meth:`dlrun.data.feed.Feed.augmented`."""
 
     def state_dict(self) -> dict[str, Any]:
         """See :meth:`dlrun.data.feed.Feed.state_dict`."""

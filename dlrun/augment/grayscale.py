@@ -1,0 +1,51 @@
+"""Random loss of colour.
+
+Letters used below: B images in one call, b images in a block, C channels, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dlrun.augment.base import Augmentation, sometimes
+from dlrun.augment.planes import gray, on_planes
+from dlrun.registry import AUGMENTATIONS
+from dlrun.types import Fraction
+
+
+def without_colour(images: Tensor) -> Tensor:
+    """Give all channels the brightness of the pixel: 0.2989 red + 0.587 green + 0.114 blue.
+
+    Args:
+        images: (B, C, H, W) uint8, or float in the same units.
+
+    Returns:
+        A new tensor like ``images``, with as many channels; unless these are three, the mean of all.
+    """
+
+    def change(planes: Tensor) -> Tensor:
+        return planes.copy_(gray(planes).expand_as(planes))
+
+    return on_planes(images, change)
+
+
+@AUGMENTATIONS.register
+def grayscale(*, p: Fraction = 0.1) -> Augmentation:
+    """Takes the colour from each image with probability ``p``; it keeps its channels.
+
+    Args:
+        p: probability, 0..1.
+
+    Source: Wu et al., "Unsupervised feature learning via non-parametric instance discrimination", 2018; p = 0.2 in Chen
+        et al., "A simple framework for contrastive learning" (SimCLR), 2020, appendix A.
+    """
+    return _Grayscale(p)
+
+
+class _Grayscale:
+    def __init__(self, p: float) -> None:
+        self.p = p
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        return sometimes(images, self.p, generator, without_colour)
