@@ -165,13 +165,21 @@ examples:
   dlrun list models plugins=[my_net]
 """
 _SHOW = """\
-Show a component's options with types and defaults and the paper it comes from; or the text of a recipe.
+Show a component's options with types and defaults and the paper it comes from; or the text of a recipe. `dlrun show
+augment` without a name draws training images before and after the augmentation of an experiment, as a PNG.
+
+  config=NAME|PATH   a recipe, or your own YAML file; of augment, with every override that train takes
+  output=PATH        of augment: the file; default augment.png
+  images=N           of augment: rows, one image each; default 8
+  draws=N            of augment: columns, what became of it each time; default 7
 """
 _SHOW_EXAMPLES = """\
 examples:
   dlrun show model resnet
   dlrun show optimizer adamw
   dlrun show recipe cifar10_resnet20
+  dlrun show augment horizontal_flip
+  dlrun show augment config=cifar10_resnet20 data.root=~/data/cifar10 augment=mixup output=mixup.png
 """
 
 
@@ -270,7 +278,8 @@ def _dispatch(words: list[str]) -> int:
 
         return list_components(request)
     if command == "show":
-        request = _parse(command, rest, _SHOW, _SHOW_EXAMPLES, ("config",), words=("kind", "name"))
+        reserved = ("config", "output", "images", "draws")
+        request = _parse(command, rest, _SHOW, _SHOW_EXAMPLES, reserved, words=("kind", "name"))
         from dlrun.commands.listing import show_component
 
         return show_component(request)

@@ -27,6 +27,7 @@ LAYERS: dict[str, int] = {
     "dlrun.meters": 1,
     "dlrun.scores": 1,
     "dlrun.charts": 1,
+    "dlrun.contact_sheet": 1,
     "dlrun.export": 1,
     "dlrun.checkpoint": 1,
     "dlrun.reproducibility": 1,

@@ -8,11 +8,22 @@ so that the same data are recognised at a resume and an evaluation rebuilds itse
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
 Split = Literal["train", "val", "test"]
+
+
+class Augmented(NamedTuple):
+    """Some training images, and what the augmentation made of them. N images, D draws, K classes."""
+
+    images: Tensor
+    """uint8 (N, 1 + D, C, H, W), the image itself first."""
+    labels: Tensor
+    """int64 (N,): their classes."""
+    targets: Tensor
+    """Of the draws: int64 (N, D), or where images are mixed the share of each class, float32 (N, D, K)."""
 
 
 class BatchLoader(Protocol):
@@ -103,15 +114,12 @@ class Feed(Protocol):
         """Something of the training split to look at: uint8 images (N, C, H, W), N <= ``count``, or a text."""
         ...
 
-    def augmented(self, count: int, draws: int) -> tuple[Tensor, Tensor] | None:
+    def augmented(self, count: int, draws: int) -> Augmented | None:
         """Images of the training split before and after the augmentation; None if there is none.
 
         Args:
             count: N, images at most.
-            draws: D, how often each is augmented.
-
-        Returns:
-            uint8 (N, 1 + D, C, H, W), the image itself first; and the targets of the draws, (N, D) or (N, D, K).
+            draws: D, how often each is augmented, >= 1.
         """
         ...
 

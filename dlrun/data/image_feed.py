@@ -12,7 +12,7 @@ from dlrun.augment.base import Augmentation, Mixing, Place
 from dlrun.augment.pipeline import Pipeline
 from dlrun.config.schema import Config
 from dlrun.data.colours import Colours
-from dlrun.data.feed import BatchLoader, Split
+from dlrun.data.feed import Augmented, BatchLoader, Split
 from dlrun.data.loaders import make_loader
 from dlrun.data.order import generator, permutation
 from dlrun.data.source import ImageData, ImageSource, first
@@ -143,7 +143,7 @@ class ImageFeed:
         """A random choice of images. See :meth:`dlrun.data.feed.Feed.example`."""
         return self.data.train.read(permutation(self._config.seed, 0, len(self.data.train))[:count])
 
-    def augmented(self, count: int, draws: int) -> tuple[Tensor, Tensor] | None:
+    def augmented(self, count: int, draws: int) -> Augmented | None:
         """Those of :meth:`example`, each as it came and in some draws. See :meth:`dlrun.data.feed.Feed.augmented`."""
         if not self._pipeline:
             return None
@@ -157,7 +157,7 @@ class ImageFeed:
             after, target = self._pipeline(images, labels, stream, place)
             rows.append(after.cpu())
             targets.append(target.cpu())
-        return torch.stack(rows, 1), torch.stack(targets, 1)
+        return Augmented(torch.stack(rows, 1), labels.cpu(), torch.stack(targets, 1))
 
     def state_dict(self) -> dict[str, Any]:
         """See :meth:`dlrun.data.feed.Feed.state_dict`."""
