@@ -56,7 +56,7 @@ def captions(targets: Tensor, classes: Sequence[str]) -> list[list[str]] | None:
 
     def text(shares: Tensor) -> str:
         order = shares.argsort(descending=True)[:2].tolist()
-        return " ".join(f"{classes[k]} {float(shares[k]):.2f}" for k in order if shares[k] >= 0.005)
+        return " + ".join(f"{float(shares[k]):.2f} {classes[k]}" for k in order if shares[k] >= 0.005)
 
     return [[text(shares) for shares in row] for row in targets]
 

@@ -49,7 +49,9 @@ def _draw(config: Config, images: int, draws: int, output: Path) -> None:
         shown = feed.augmented(images, draws)
     assert shown is not None
     assert feed.classes is not None
-    heading = f"{config.data.name}: " + ", ".join(step.name for step in config.augment)
+    heading = f"{config.data.name}: " + ", ".join(
+        str(step.params.get("transform", step.name)) for step in config.augment
+    )
     titles = [feed.classes[int(label)] for label in shown.labels]
     try:
         draw(output, shown.images, titles, captions(shown.targets, feed.classes), heading)
