@@ -1,6 +1,6 @@
 """Noise on the inputs.
 
-Letters used below: B images in one call, C channels, H x W pixels.
+Letters used below: B images in one call, b images in a block, C channels, H x W pixels.
 """
 
 from __future__ import annotations
@@ -8,27 +8,30 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dlrun.augment.base import Augmentation, channels_innermost, uniform
-from dlrun.augment.planes import WHITE
+from dlrun.augment.base import Augmentation, uniform
+from dlrun.augment.planes import WHITE, on_planes
 from dlrun.registry import AUGMENTATIONS
 from dlrun.types import Fraction, NonNegativeFloat
 
 
-def add(images: Tensor, noise: Tensor) -> Tensor:
-    """``x + n``, cut off at 0 and 255; of uint8 the nearest whole number.
+def add(images: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
+    """``x + s n`` with Gaussian n of deviation 1, cut off at 0 and 255.
 
     Args:
         images: (B, C, H, W) uint8, or float in the same units.
-        noise: float32 (B, C, H, W) in units of 0..255; written to.
+        std: float32 (B,), s in units of 0..255.
+        generator: of the noise.
 
     Returns:
         A new tensor like ``images``.
     """
-    noise.add_(images)
-    if not images.is_floating_point():
-        noise.round_()
-    result = torch.empty_like(images)
-    return result.copy_(noise.clamp_(0, WHITE))
+
+    def change(planes: Tensor, std: Tensor) -> Tensor:
+        # Block by block, the noise is used while it is in the cache.
+        noise = torch.empty_like(planes).normal_(generator=generator)
+        return planes.addcmul_(noise, std)
+
+    return on_planes(images, change, std)
 
 
 @AUGMENTATIONS.register
@@ -51,8 +54,4 @@ class _GaussianNoise:
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         chosen = uniform(0, 1, len(images), generator) < self.p
-        noise = torch.randn(images.shape, generator=generator, device=images.device)
-        if channels_innermost(images):
-            # Drawn in one order whatever the layout, so that a layout changes no pixel.
-            noise = noise.contiguous(memory_format=torch.channels_last)
-        return add(images, noise.mul_((chosen * (self.std * WHITE))[:, None, None, None]))
+        return add(images, chosen * (self.std * WHITE), generator)

@@ -1,6 +1,6 @@
 """Random loss of colour.
 
-Letters used below: B images in one call, b images in a block, C channels, H x W pixels.
+Letters used below: B images in one call, C channels, H x W pixels.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dlrun.augment.base import Augmentation, sometimes
-from dlrun.augment.planes import gray, on_planes
+from dlrun.augment.planes import gray
 from dlrun.registry import AUGMENTATIONS
 from dlrun.types import Fraction
 
@@ -24,10 +24,10 @@ def without_colour(images: Tensor) -> Tensor:
         A new tensor like ``images``, with as many channels; unless these are three, the mean of all.
     """
 
-    def change(planes: Tensor) -> Tensor:
-        return planes.copy_(gray(planes).expand_as(planes))
-
-    return on_planes(images, change)
+    level = gray(images.transpose(0, 1))
+    if not images.is_floating_point():
+        level = level.round_()
+    return torch.empty_like(images).copy_(level[:, None].expand_as(images))
 
 
 @AUGMENTATIONS.register

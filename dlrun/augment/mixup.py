@@ -35,8 +35,9 @@ def blend(images: Tensor, partners: Tensor, share: Tensor) -> Tensor:
     parts = zip(*(torch.split(tensor, step) for tensor in (others, images, weights)), strict=True)
     for block, x, weight in parts:
         # Blocks stay in a processor's cache.
-        mixed = torch.lerp(block.float(), x.float(), weight)
-        block.copy_(mixed if images.is_floating_point() else mixed.round_())
+        # Half a level more, and the cutting off of the fractions rounds.
+        half = 0.0 if images.is_floating_point() else 0.5
+        block.copy_(torch.lerp(torch.add(block, half), torch.add(x, half), weight))
     return others
 
 

@@ -52,12 +52,12 @@ def gray(planes: Tensor) -> Tensor:
     """Brightness of each pixel.
 
     Args:
-        planes: float (C, b, H, W).
+        planes: (C, b, H, W), any type.
 
     Returns:
         float (b, H, W): the weighted sum of red, green and blue (ITU-R 601, as torchvision rounds it); where there are
         not three channels, their mean.
     """
     if len(planes) != 3:
-        return planes.mean(0)
+        return planes.float().mean(0)
     return planes[0].mul(0.2989).add_(planes[1], alpha=0.587).add_(planes[2], alpha=0.114)
