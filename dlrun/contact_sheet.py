@@ -45,13 +45,13 @@ def captions(targets: Tensor, classes: Sequence[str]) -> list[list[str]] | None:
     """What is written below mixed images: the two classes with the largest shares.
 
     Args:
-        targets: (N, D) labels, or float (N, D, K) shares.
+        targets: labels (N, D, ...) of whole numbers, or float (N, D, K) shares.
         classes: names of the K classes.
 
     Returns:
         N rows of D texts; None for labels, which an augmentation does not change.
     """
-    if targets.dim() == 2:
+    if not targets.is_floating_point():
         return None
 
     def text(shares: Tensor) -> str:

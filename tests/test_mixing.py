@@ -213,6 +213,12 @@ def test_a_pipeline_without_mixing_leaves_labels() -> None:
     assert pipeline(images(2), labels, torch.Generator())[1] is labels
 
 
+def test_images_with_several_labels_mix_them_all() -> None:
+    several = torch.tensor([[1, 0, 1], [0, 0, 1], [0, 0, 0]])
+    shares = Pipeline([built("mixup", p=0.0)], 3)(images(3), several, torch.Generator())[1]
+    assert shares.equal(several.float())
+
+
 # Runs
 
 
@@ -256,7 +262,8 @@ def test_a_task_or_loss_of_labels_only_is_refused_before_the_run(
     with pytest.raises(UserError, match=r"which task 'classification' cannot take; set task=classification, or leave"):
         make_fit(tmp_path, "augment=[mixup]", callbacks={})
     monkeypatch.undo()
-    monkeypatch.setattr("dlrun.losses.taking_shares", lambda loss: loss)
+    hard = classification(functional.cross_entropy, 10)
+    monkeypatch.setattr("dlrun.assembly.run.build_task", lambda config, arguments: hard)
     with pytest.raises(UserError, match=r"which loss 'cross_entropy' cannot take; set loss=cross_entropy, or leave"):
         make_fit(tmp_path, "augment=[cutmix]", callbacks={})
     make_fit(tmp_path, "augment=[invert]", callbacks={})

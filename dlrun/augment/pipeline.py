@@ -46,7 +46,7 @@ class Pipeline:
 
         Args:
             images: (B, C, H, W) uint8.
-            labels: int64 (B,), in [0, K).
+            labels: int64 (B,), in [0, K); or (B, K) of 0 and 1, where images have several.
             generator: the source of all randomness, on the device of ``images``.
             place: which images of which epoch; needed if :attr:`placed`.
 
@@ -65,6 +65,8 @@ class Pipeline:
         return images, targets
 
     def _one_hot(self, labels: Tensor) -> Tensor:
+        if labels.dim() == 2:
+            return labels.float()
         assert self._num_classes is not None
         shares = torch.zeros(len(labels), self._num_classes, device=labels.device)
         return shares.scatter_(1, labels[:, None], 1.0)

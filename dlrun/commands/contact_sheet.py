@@ -52,9 +52,12 @@ def _draw(config: Config, images: int, draws: int, output: Path) -> None:
     heading = f"{config.data.name}: " + ", ".join(
         str(step.params.get("transform", step.name)) for step in config.augment
     )
-    titles = [feed.classes[int(label)] for label in shown.labels]
+    names = feed.classes
+    # An image may also have several labels: 0 or 1 for each.
+    found = [[int(label)] if label.dim() == 0 else label.nonzero().flatten().tolist() for label in shown.labels]
+    titles = [", ".join(names[k] for k in labels) for labels in found]
     try:
-        draw(output, shown.images, titles, captions(shown.targets, feed.classes), heading)
+        draw(output, shown.images, titles, captions(shown.targets, names), heading)
     except OSError as error:
         raise UserError(
             f"{output}: cannot be written: {error.strerror}; choose another file with output=PATH"

@@ -26,7 +26,7 @@ class classification:  # named as in YAML
     """
 
     soft_targets = True
-    """It takes shares of the classes; see :func:`dlrun.losses.taking_shares` for the loss."""
+    """It takes shares of the classes if its loss does; augmentations that mix images need both."""
 
     def __init__(self, loss: Loss, num_classes: int) -> None:
         self.loss = loss
