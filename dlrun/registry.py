@@ -161,7 +161,7 @@ MODELS: Registry[Any] = Registry(
 )
 DATASETS: Registry[Any] = Registry("data", "dlrun.data", runtime=("split_seed", "val_fraction"))
 AUGMENTATIONS: Registry[Any] = Registry("augment", "dlrun.augment", runtime=("input_shape", "colours"))
-OPTIMIZERS: Registry[Any] = Registry("optimizer", "dlrun.optim.optimizers", runtime=("params", "fused"))
+OPTIMIZERS: Registry[Any] = Registry("optimizer", "dlrun.optim.optimizers", runtime=("params", "fused", "hidden"))
 SCHEDULES: Registry[Any] = Registry("schedule", "dlrun.optim.schedules", runtime=("total_steps", "steps_per_epoch"))
 LOSSES: Registry[Any] = Registry("loss", "dlrun.losses")
 TASKS: Registry[Any] = Registry(

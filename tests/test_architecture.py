@@ -53,8 +53,8 @@ LAYERS: dict[str, int] = {
     "dlrun.configs": 0,
     "dlrun.recipes": 0,
 }
-# Inside train/: state -> fit -> callbacks -> step -> loop.
-TRAIN = ["state", "monitor", "fit", "callbacks", "step", "probe", "evaluate", "signals", "nan_hunt", "loop"]
+# Inside train/: state -> fit -> callbacks -> replay -> step -> loop.
+TRAIN = ["state", "monitor", "fit", "callbacks", "replay", "step", "probe", "evaluate", "signals", "nan_hunt", "loop"]
 
 
 def modules() -> dict[str, Path]:

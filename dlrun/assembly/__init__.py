@@ -6,6 +6,7 @@ from dlrun.assembly.run import Prepared, build_fit, prepare
 from dlrun.assembly.training import (
     build_callbacks,
     build_optimizer,
+    build_regularizer,
     build_schedule,
     build_task,
     check_fit,
@@ -22,6 +23,7 @@ __all__ = [
     "build_fit",
     "build_model",
     "build_optimizer",
+    "build_regularizer",
     "build_schedule",
     "build_task",
     "check_fit",

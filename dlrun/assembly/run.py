@@ -15,6 +15,7 @@ from dlrun.assembly.model import build_model, find_head, init_from_data
 from dlrun.assembly.training import (
     build_callbacks,
     build_optimizer,
+    build_regularizer,
     build_schedule,
     build_task,
     check_fit,
@@ -160,6 +161,7 @@ def build_fit(config: Config, prepared: Prepared, open_run: Callable[[], RunFold
         callbacks=callbacks,
         frozen=frozen,
         origin=origin,
+        regularizer=build_regularizer(config, model),
     )
     if config.model.cache_features:
         assert head is not None

@@ -12,7 +12,8 @@ from dlrun.assembly.make import make
 from dlrun.config.schema import Config
 from dlrun.data.feed import Feed
 from dlrun.errors import UserError, did_you_mean
-from dlrun.optim.groups import can_fuse, parameter_groups
+from dlrun.optim.groups import can_fuse, hidden_matrices, layer_depths, parameter_groups
+from dlrun.optim.regularization import Regularizer
 from dlrun.optim.schedules import Schedule, with_warmup
 from dlrun.registry import CALLBACKS, LOSSES, MODELS, OPTIMIZERS, SCHEDULES, TASKS
 from dlrun.tasks.base import Task
@@ -78,17 +79,31 @@ def build_optimizer(config: Config, model: nn.Module, head: Head | None = None) 
         UserError: if there is nothing to train, or a learning rate is for a module that the model does not have.
     """
     chosen = config.optimizer
+    factors = learning_rate_factors(model, chosen.lr_factors or {}, head)
+    inside = () if head is None else head.names
+    if chosen.layer_decay is not None:
+        for name, depth in layer_depths(model, inside).items():
+            factors[name] *= chosen.layer_decay**depth
     groups = parameter_groups(
         model,
         decay_norms_and_biases=chosen.decay_norms_and_biases,
         lr=chosen.params.get("lr"),
-        factors=learning_rate_factors(model, chosen.lr_factors or {}, head),
+        factors=factors,
     )
     if not groups:
         frozen = "" if config.model.freeze is None else f": model.freeze={config.model.freeze} leaves none"
         raise UserError(f"model {config.model.name!r} has no trainable parameters{frozen}")
-    optimizer: torch.optim.Optimizer = make(OPTIMIZERS, config.optimizer, params=groups, fused=can_fuse(model))
+    optimizer: torch.optim.Optimizer = make(
+        OPTIMIZERS, chosen, params=groups, fused=can_fuse(model), hidden=hidden_matrices(model, inside)
+    )
     return optimizer
+
+
+def build_regularizer(config: Config, model: nn.Module) -> Regularizer | None:
+    """What the step does beside following the gradient of the data loss; None if that is nothing."""
+    chosen = config.regularization
+    active = chosen.l2 or chosen.l1 or chosen.max_norm is not None or chosen.gradient_noise is not None
+    return Regularizer(model, chosen, config.seed) if active else None
 
 
 def build_schedule(config: Config, steps_per_epoch: int) -> Schedule:

@@ -1,8 +1,8 @@
-"""Parameter groups: which parameters are decayed, and at which rate each learns."""
+"""Parameter groups: which parameters are decayed, at which rate each learns, and which are hidden matrices."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -50,11 +50,76 @@ def parameter_groups(
             group["weight_decay"] = 0.0
         if factor != 1:
             if lr is None:
-                raise UserError("optimizer.lr_factors: this optimizer has no learning rate lr")
+                raise UserError("optimizer.lr_factors and layer_decay: this optimizer has no learning rate lr")
             group["lr"] = factor * lr
     # The first one's rate is what the log shows.
     order = sorted(groups, key=lambda key: (key[0] != 1, key[0], not key[1]))
     return [groups[key] for key in order]
+
+
+def layer_depths(model: nn.Module, head: Collection[str] = ()) -> dict[str, int]:
+    """Parameter name -> how many layers lie between it and the end of the model, for a rate that falls with it.
+
+    Layers are found by opening the model and every ``nn.Sequential``, ``nn.ModuleList`` and lone child from the outside
+    in, in the order in which they were made: so a block of a stage is a layer. One without a weight of two axes or
+    more, such as a norm, belongs to the layer before it. What the model itself holds (a class token, say) belongs to
+    the first layer.
+
+    Args:
+        model: the network.
+        head: names of the parameters that depend on the number of classes. The layers at the end that hold some of them
+            (with auxiliary heads: several) are all at depth 0; without them it is the last layer.
+
+    Source: Howard and Ruder 2018, "Universal language model fine-tuning", section 3.2; Clark et al. 2020, "ELECTRA",
+        section 3.1.
+    """
+    layers: list[list[str]] = [[]]
+    for names, weighty in _layers(model, "", outermost=True):
+        if weighty and any(layers):
+            layers.append(names)
+        else:
+            layers[-1] += names
+    loose = {name for name, _ in model.named_parameters()} - {name for layer in layers for name in layer}
+    layers[0] += loose
+    ends = 0
+    while ends < len(layers) and any(name in head for name in layers[-1 - ends]):
+        ends += 1
+    first_at_zero = len(layers) - max(ends, 1)
+    return {name: max(first_at_zero - i, 0) for i, layer in enumerate(layers) for name in layer}
+
+
+def _layers(module: nn.Module, prefix: str, *, outermost: bool) -> Iterator[tuple[list[str], bool]]:
+    """The layers with parameters: the names of these, and whether one has two axes or more."""
+    children = [(name, child) for name, child in module.named_children() if any(True for _ in child.parameters())]
+    alone = len(children) == 1 and not any(True for _ in module.parameters(recurse=False))
+    if children and (outermost or alone or isinstance(module, (nn.Sequential, nn.ModuleList))):
+        for name, child in children:
+            yield from _layers(child, f"{prefix}{name}.", outermost=False)
+    else:
+        named = [(f"{prefix}{name}", parameter) for name, parameter in module.named_parameters()]
+        if named:
+            yield [name for name, _ in named], any(parameter.ndim >= 2 for _, parameter in named)
+
+
+def hidden_matrices(model: nn.Module, head: Collection[str] = ()) -> list[nn.Parameter]:
+    """The weights that are matrices from one hidden layer to another.
+
+    They have two axes or more, and are not the model's first such weight (the input layer), nor of the head, nor of an
+    embedding, nor of a convolution in groups, whose matrices lie one below the other.
+
+    Args:
+        model: the network.
+        head: names of the parameters that depend on the number of classes; without them the last weight is the head.
+
+    Source: Jordan et al. 2024, "Muon", https://kellerjordan.github.io/posts/muon/
+    """
+    weights = {name: parameter for name, parameter in model.named_parameters() if parameter.ndim >= 2}
+    outside = {id(parameter) for parameter in list(weights.values())[:1]}
+    outside |= {id(weights[name]) for name in (head or list(weights)[-1:]) if name in weights}
+    for module in model.modules():
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) or getattr(module, "groups", 1) != 1:
+            outside |= {id(parameter) for parameter in module.parameters(recurse=False)}
+    return [parameter for parameter in weights.values() if id(parameter) not in outside]
 
 
 def can_fuse(model: nn.Module) -> bool:

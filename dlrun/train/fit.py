@@ -14,6 +14,7 @@ from dlrun.config.schema import Config
 from dlrun.data.feed import BatchLoader, Feed
 from dlrun.errors import CheckpointError
 from dlrun.meters import Meters, Reading
+from dlrun.optim.regularization import Regularizer
 from dlrun.optim.schedules import Schedule
 from dlrun.reproducibility import random_state, set_random_state
 from dlrun.runfolder import RunFolder
@@ -120,6 +121,7 @@ class Fit:
         callbacks: by name, in the order in which they are called.
         frozen: modules that are not trained and stay in eval mode.
         origin: what the weights were before training, for the log; empty if fresh.
+        regularizer: penalties, noise and limits of the training step; None if there are none.
         run: the run folder.
         evaluated: what evaluation calls on the batches of ``val``: the model, or its head alone on cached features.
         meters: training metrics since the last reading.
@@ -142,6 +144,7 @@ class Fit:
     callbacks: Mapping[str, Callback]
     frozen: tuple[nn.Module, ...] = ()
     origin: str = ""
+    regularizer: Regularizer | None = None
     run: RunFolder = field(init=False)
     evaluated: nn.Module = field(init=False)
     meters: Meters = field(init=False)
