@@ -613,7 +613,7 @@ def test_all_problems_are_listed_at_once_with_their_places() -> None:
         "my.yaml:15: augment.1: must be the name of an augmentation or {name: ..., option: ...}, got 7",
         "override optimizer.lr=fast: optimizer.lr: must be a number > 0, got 'fast'",
         "my.yaml:7: optimizer.weigth_decay: unknown key: optimizer 'sgd' has no option 'weigth_decay'; "
-        "did you mean weight_decay?",
+        "did you mean weight_decay or layer_decay?",
         "override schedule=cosin: schedule.name: unknown schedule 'cosin'; did you mean cosine?",
         "override callbacks.checkpoint.mode=big: callbacks.checkpoint.mode: must be one of min, max, got 'big'",
         "my.yaml:16: trainer: must be a section with `name: value` lines below it, got 5",

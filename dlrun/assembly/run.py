@@ -11,6 +11,7 @@ from torch import nn
 
 from dlrun.allocator import keep_freed_memory
 from dlrun.assembly.data import build_feed
+from dlrun.assembly.full_batch import check_full_batch
 from dlrun.assembly.model import build_model, find_head, init_from_data
 from dlrun.assembly.training import (
     build_callbacks,
@@ -166,5 +167,6 @@ def build_fit(config: Config, prepared: Prepared, open_run: Callable[[], RunFold
     if config.model.cache_features:
         assert head is not None
         train_on_features(fit, head)
+    check_full_batch(fit)
     fit.run = open_run()
     return fit

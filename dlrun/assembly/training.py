@@ -100,8 +100,14 @@ def build_optimizer(config: Config, model: nn.Module, head: Head | None = None) 
 
 
 def build_regularizer(config: Config, model: nn.Module) -> Regularizer | None:
-    """What the step does beside following the gradient of the data loss; None if that is nothing."""
+    """What the step does beside following the gradient of the data loss; None if that is nothing.
+
+    Raises:
+        UserError: if an option has no effect.
+    """
     chosen = config.regularization
+    if chosen.norms_and_biases and not (chosen.l2 or chosen.l1):
+        raise UserError("regularization.norms_and_biases=true has no effect without regularization.l2 or l1")
     active = chosen.l2 or chosen.l1 or chosen.max_norm is not None or chosen.gradient_noise is not None
     return Regularizer(model, chosen, config.seed) if active else None
 

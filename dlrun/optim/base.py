@@ -1,13 +1,25 @@
-"""What the training step must know of an optimizer that needs more than one gradient for an update."""
+"""What optimizers have in common, and what the step must know of those that need several gradients for an update."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 Groups = list[dict[str, Any]]
 """Parameter groups as torch's optimizers take them."""
+
+
+def with_gradients(parameters: Iterable[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """The parameters that have a gradient, and these gradients."""
+    trained, grads = [], []
+    for parameter in parameters:
+        if parameter.grad is not None:
+            trained.append(parameter)
+            grads.append(parameter.grad)
+    return trained, grads
 
 
 class Perturbing(Optimizer):

@@ -60,10 +60,10 @@ def parameter_groups(
 def layer_depths(model: nn.Module, head: Collection[str] = ()) -> dict[str, int]:
     """Parameter name -> how many layers lie between it and the end of the model, for a rate that falls with it.
 
-    Layers are found by opening the model and every ``nn.Sequential``, ``nn.ModuleList`` and lone child from the outside
-    in, in the order in which they were made: so a block of a stage is a layer. One without a weight of two axes or
-    more, such as a norm, belongs to the layer before it. What the model itself holds (a class token, say) belongs to
-    the first layer.
+    Layers are found by opening the model, every ``nn.Sequential`` and ``nn.ModuleList``, and what holds a stack of
+    blocks in one of these, from the outside in, in the order in which they were made: so a block of a stage is a layer.
+    One without a weight of two axes or more, such as a norm, belongs to the layer before it. What is held by the opened
+    modules themselves (a class token, say) belongs to the first layer.
 
     Args:
         model: the network.
@@ -80,7 +80,7 @@ def layer_depths(model: nn.Module, head: Collection[str] = ()) -> dict[str, int]
         else:
             layers[-1] += names
     loose = {name for name, _ in model.named_parameters()} - {name for layer in layers for name in layer}
-    layers[0] += loose
+    layers[0] += sorted(loose)
     ends = 0
     while ends < len(layers) and any(name in head for name in layers[-1 - ends]):
         ends += 1
@@ -88,13 +88,24 @@ def layer_depths(model: nn.Module, head: Collection[str] = ()) -> dict[str, int]
     return {name: max(first_at_zero - i, 0) for i, layer in enumerate(layers) for name in layer}
 
 
+_ROWS = (nn.Sequential, nn.ModuleList)
+
+
+def _is_stack(module: nn.Module) -> bool:
+    """Whether it is a row of blocks: of modules that have parts, and are no rows themselves."""
+    blocks = [child for child in module.children() if any(True for _ in child.children())]
+    return isinstance(module, _ROWS) and sum(not isinstance(block, _ROWS) for block in blocks) >= 2
+
+
 def _layers(module: nn.Module, prefix: str, *, outermost: bool) -> Iterator[tuple[list[str], bool]]:
     """The layers with parameters: the names of these, and whether one has two axes or more."""
     children = [(name, child) for name, child in module.named_children() if any(True for _ in child.parameters())]
-    alone = len(children) == 1 and not any(True for _ in module.parameters(recurse=False))
-    if children and (outermost or alone or isinstance(module, (nn.Sequential, nn.ModuleList))):
+    stacked = any(_is_stack(child) for _, child in children)
+    if children and (outermost or stacked or isinstance(module, _ROWS)):
+        # A model inside of a model: the outer one only adapts it.
+        wraps = outermost and len(children) == 1
         for name, child in children:
-            yield from _layers(child, f"{prefix}{name}.", outermost=False)
+            yield from _layers(child, f"{prefix}{name}.", outermost=wraps)
     else:
         named = [(f"{prefix}{name}", parameter) for name, parameter in module.named_parameters()]
         if named:
@@ -104,8 +115,9 @@ def _layers(module: nn.Module, prefix: str, *, outermost: bool) -> Iterator[tupl
 def hidden_matrices(model: nn.Module, head: Collection[str] = ()) -> list[nn.Parameter]:
     """The weights that are matrices from one hidden layer to another.
 
-    They have two axes or more, and are not the model's first such weight (the input layer), nor of the head, nor of an
-    embedding, nor of a convolution in groups, whose matrices lie one below the other.
+    They have two axes or more, and more than one row and column, so no token or table of positions is among them. They
+    are not the model's first such weight (the input layer), nor of the head, an embedding or a norm, nor of a
+    convolution in groups, whose matrices lie one below the other.
 
     Args:
         model: the network.
@@ -114,12 +126,14 @@ def hidden_matrices(model: nn.Module, head: Collection[str] = ()) -> list[nn.Par
     Source: Jordan et al. 2024, "Muon", https://kellerjordan.github.io/posts/muon/
     """
     weights = {name: parameter for name, parameter in model.named_parameters() if parameter.ndim >= 2}
-    outside = {id(parameter) for parameter in list(weights.values())[:1]}
+    matrices = [parameter for parameter in weights.values() if 1 < parameter.shape[0] < parameter.numel()]
+    outside = {id(parameter) for parameter in matrices[:1]}
     outside |= {id(weights[name]) for name in (head or list(weights)[-1:]) if name in weights}
     for module in model.modules():
-        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) or getattr(module, "groups", 1) != 1:
+        others = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm)
+        if isinstance(module, others) or getattr(module, "groups", 1) != 1:
             outside |= {id(parameter) for parameter in module.parameters(recurse=False)}
-    return [parameter for parameter in weights.values() if id(parameter) not in outside]
+    return [parameter for parameter in matrices if id(parameter) not in outside]
 
 
 def can_fuse(model: nn.Module) -> bool:

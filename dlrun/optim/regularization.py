@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from dlrun.config.schema import RegularizationConfig
 from dlrun.data.order import generator
+from dlrun.optim.base import with_gradients
 
 
 @torch.no_grad()
-def penalty(weights: Sequence[Tensor], l2: float, l1: float) -> Tensor:
+def penalty(weights: list[Tensor], l2: float, l1: float) -> Tensor:
     """The elastic net R(W) = l2 * sum of w^2 + l1 * sum of |w|; with one of them 0, ridge or lasso.
 
     Args:
@@ -39,16 +40,16 @@ def penalty(weights: Sequence[Tensor], l2: float, l1: float) -> Tensor:
 
 
 @torch.no_grad()
-def add_penalty_gradients(parameters: Sequence[nn.Parameter], l2: float, l1: float) -> None:
-    """Add the gradient of :func:`penalty`, 2 l2 w + l1 sign(w), to each parameter's ``.grad``; sign(0) is 0."""
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    grads = [parameter.grad for parameter in parameters]
+def add_penalty_gradients(weights: list[Tensor], l2: float, l1: float) -> None:
+    """Add the gradient of :func:`penalty`, 2 l2 w + l1 sign(w), to each weight's ``.grad``; sign(0) is 0."""
+    for weight in weights:
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+    _, grads = with_gradients(weights)
     if l2:
-        torch._foreach_add_(grads, parameters, alpha=2 * l2)  # type: ignore[arg-type]
+        torch._foreach_add_(grads, weights, alpha=2 * l2)
     if l1:
-        torch._foreach_add_(grads, torch._foreach_sign(parameters), alpha=l1)  # type: ignore[arg-type]
+        torch._foreach_add_(grads, torch._foreach_sign(weights), alpha=l1)
 
 
 @torch.no_grad()
@@ -74,7 +75,7 @@ def noise_scale(eta: float, step: int, decay: float = 0.55) -> float:
 
 
 @torch.no_grad()
-def add_gradient_noise(parameters: Sequence[nn.Parameter], scale: float, seed: int, step: int) -> None:
+def add_gradient_noise(parameters: list[Tensor], scale: float, seed: int, step: int) -> None:
     """Add Gaussian noise to every gradient; a function of (seed, step), so a resumed run draws the same.
 
     Args:
@@ -83,7 +84,7 @@ def add_gradient_noise(parameters: Sequence[nn.Parameter], scale: float, seed: i
         seed: the run's seed.
         step: steps taken before.
     """
-    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    _, grads = with_gradients(parameters)
     if not grads:
         return
     source = generator(seed, 0, step, grads[0].device, "gradient noise")
@@ -99,18 +100,21 @@ class Regularizer:
             all, and the limit for weights but embeddings, whose rows are no units that sum up inputs.
         config: which, and how strongly.
         seed: of the noise.
+
+    Attributes:
+        penalises: whether there is a penalty.
     """
 
     def __init__(self, model: nn.Module, config: RegularizationConfig, seed: int) -> None:
         self._config = config
         self._seed = seed
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._parameters: list[Tensor] = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._penalised = [p for p in self._parameters if config.norms_and_biases or p.ndim >= 2]
         self._limited = _units(model)
         self.penalises = bool(self._penalised and (config.l2 or config.l1))
 
     def loss(self) -> Tensor:
-        """The penalty of the weights as they are, a scalar tensor on the device; only if there is one (``penalises``)."""
+        """The penalty of the weights as they are, a scalar tensor on the device; only where there is one."""
         return penalty(self._penalised, self._config.l2, self._config.l1)
 
     def add_gradients(self) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Replay:
-    """Passes inside draw the random numbers that followed the moment at which this was made, and leave the buffers alone.
+    """Passes inside draw the random numbers that followed the moment at which this was made, and keep the buffers.
 
     So dropout masks are those of the pass before, and running statistics are updated by that one only. The states of
     torch's generators are on the host, of CUDA too: nothing here waits for the device.

@@ -1,8 +1,8 @@
 """One optimizer step: forward, backward, regularisation, clipping, update. Nothing here waits for the device.
 
-    ordinary            gradient -> penalties -> clipping -> noise -> update -> limits
-    sharpness-aware     gradient -> perturb -> gradient again -> restore -> penalties -> ... as above
-    with a closure      update, which evaluates gradient and penalties as often as it likes (L-BFGS; it reads the device)
+ordinary            gradient -> penalties -> clipping -> noise -> update -> limits
+sharpness-aware     gradient -> perturb -> gradient again -> restore -> penalties -> ... as above
+with a closure      update, which evaluates gradient and penalties as often as it likes (L-BFGS; it reads the device)
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from dlrun.optim.base import Groups
+from dlrun.optim.base import Groups, with_gradients
 from dlrun.registry import OPTIMIZERS
 from dlrun.types import NonNegativeFloat, PositiveFloat, Range
 
@@ -42,9 +42,7 @@ def lamb(
 
 
 class _Lamb(Optimizer):
-    def __init__(
-        self, params: Groups, lr: float, betas: tuple[float, float], eps: float, weight_decay: float
-    ) -> None:
+    def __init__(self, params: Groups, lr: float, betas: tuple[float, float], eps: float, weight_decay: float) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "steps": 0})
 
     @torch.no_grad()
@@ -52,12 +50,11 @@ class _Lamb(Optimizer):
         """Update the weights; ``closure`` is not called."""
         for group in self.param_groups:
             group["steps"] += 1
-            trained = [parameter for parameter in group["params"] if parameter.grad is not None]
+            trained, grads = with_gradients(group["params"])
             if trained:
-                self._update(group, trained)
+                self._update(group, trained, grads)
 
-    def _update(self, group: dict[str, Any], trained: list[Tensor]) -> None:
-        grads = [parameter.grad for parameter in trained]
+    def _update(self, group: dict[str, Any], trained: list[Tensor], grads: list[Tensor]) -> None:
         first: list[Tensor] = []
         second: list[Tensor] = []
         for parameter in trained:

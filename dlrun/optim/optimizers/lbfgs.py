@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from torch.optim import Optimizer
@@ -32,7 +33,7 @@ def lbfgs(
 
     Args:
         params: parameter groups.
-        lr: length of the first step tried, > 0; 1 is Newton's.
+        lr: length of the first step tried, > 0; 1 is Newton's, which schedule=constant keeps.
         max_iterations: iterations in a step, >= 1.
         max_evaluations: evaluations of loss and gradient in a step, >= 1; null: 1.25 times the iterations.
         history: updates that the approximate Hessian is made of, >= 1; each takes twice the memory of the weights.
@@ -46,9 +47,7 @@ def lbfgs(
     Source: Liu and Nocedal 1989, "On the limited memory BFGS method for large scale optimization".
     """
     if any("lr" in group for group in params):
-        raise ValueError(
-            "it has one rate for all parameters: leave out optimizer.lr_factors and optimizer.layer_decay"
-        )
+        raise ValueError("it has one rate for all parameters: leave out optimizer.lr_factors and optimizer.layer_decay")
     # The groups differ in weight decay only, which it has not.
     everything = [parameter for group in params for parameter in group["params"]]
     return _FullBatch(
@@ -65,3 +64,10 @@ def lbfgs(
 
 class _FullBatch(torch.optim.LBFGS):
     needs_closure = True
+
+    def step(self, closure: Callable[[], Any]) -> Any:  # type: ignore[override]
+        """Lower the loss that ``closure`` gives, with its gradient."""
+        if self.param_groups[0]["lr"] == 0:
+            # The end of many schedules; torch's line search divides by it.
+            return closure()
+        return super().step(closure)  # type: ignore[no-untyped-call]

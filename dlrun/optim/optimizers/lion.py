@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from dlrun.optim.base import Groups
+from dlrun.optim.base import Groups, with_gradients
 from dlrun.registry import OPTIMIZERS
 from dlrun.types import NonNegativeFloat, PositiveFloat, Range
 
@@ -43,10 +43,9 @@ class _Lion(Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Update the weights; ``closure`` is not called."""
         for group in self.param_groups:
-            trained = [parameter for parameter in group["params"] if parameter.grad is not None]
+            trained, grads = with_gradients(group["params"])
             if not trained:
                 continue
-            grads = [parameter.grad for parameter in trained]
             momenta: list[Tensor] = []
             for parameter in trained:
                 state = self.state[parameter]

@@ -61,7 +61,8 @@ def muon(
     if iterations >= 100:
         raise ValueError(f"iterations={iterations} is too many: 5 are usual, 99 the most")
     inside = {id(parameter) for parameter in hidden}
-    matrices, others = [], []
+    matrices: Groups = []
+    others: Groups = []
     for group in params:
         factor = group.get("lr", lr) / lr
         for part, rate, target in ((True, lr, matrices), (False, adamw_lr, others)):
@@ -111,7 +112,7 @@ class _MuonWithAdamW(Optimizer):
             inner["lr"] = own["lr"]
             for parameter, view in zip(own["params"], inner["params"], strict=True):
                 view.grad = None if parameter.grad is None else _matrix(parameter.grad, parameter)
-        self._muon.step()
+        self._muon.step()  # type: ignore[no-untyped-call]
         for inner in self._muon.param_groups:
             for view in inner["params"]:
                 view.grad = None

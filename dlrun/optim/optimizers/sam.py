@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from dlrun.optim.base import Groups, Perturbing
+from dlrun.optim.base import Groups, Perturbing, with_gradients
 from dlrun.registry import OPTIMIZERS
 from dlrun.types import NonNegativeFloat, PositiveFloat, Range
 
@@ -97,14 +97,13 @@ class _SharpnessAware(Perturbing):
     @torch.no_grad()
     def perturb(self) -> None:
         """Move to w + rho g / |g|. The norm of the gradient is over all groups, so its scale does not matter."""
-        self._moved = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        self._moved, grads = with_gradients(p for group in self.param_groups for p in group["params"])
         if not self._moved:
             return
-        grads = [parameter.grad for parameter in self._moved]
         # Taken back by copying, since (w + e) - e is not w in floating point, and e may not be finite.
         self._kept = [parameter.clone() for parameter in self._moved]
-        norm = torch.nn.utils.get_total_norm(grads)  # type: ignore[arg-type]
-        steps = torch._foreach_mul(grads, self._rho / (norm + 1e-12))  # type: ignore[arg-type]
+        norm = torch.nn.utils.get_total_norm(grads)
+        steps = torch._foreach_mul(grads, self._rho / (norm + 1e-12))
         torch._foreach_add_(self._moved, steps)
 
     @torch.no_grad()
