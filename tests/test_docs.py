@@ -12,6 +12,7 @@ from helpers import forgetting_plugins
 from dlrun.config.compose import recipes
 from dlrun.config.load import load_config
 from dlrun.errors import ConfigError
+from dlrun.registry import OPTIMIZERS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -31,6 +32,13 @@ def test_the_readme_names_every_recipe_and_no_other() -> None:
         sorted(re.findall(r"^\| `(\w+)` \| .* \| .* \|$", text.split("## Recipes")[1].split("##")[0], re.M))
         == recipes()
     )
+
+
+def test_the_readme_names_every_optimizer_and_no_other() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text.split("| optimizer | implementation |")[1].split("\n\n")[0]
+    first_cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert sorted(name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)) == OPTIMIZERS.names()
 
 
 @pytest.mark.parametrize("name", recipes())

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from dlrun.optim.base import Groups
 from dlrun.registry import OPTIMIZERS
-from dlrun.types import NonNegativeFloat, PositiveFloat, PositiveInt, Range
+from dlrun.types import NonNegativeFloat, PositiveFloat, Range
 
 
 @OPTIMIZERS.register
@@ -24,7 +24,7 @@ def muon(
     lr: PositiveFloat = 0.02,
     momentum: Annotated[float, Range(ge=0, lt=1)] = 0.95,
     nesterov: bool = True,
-    iterations: PositiveInt = 5,
+    iterations: Annotated[int, Range(ge=1, lt=100)] = 5,
     scale: Literal["original", "match_rms_adamw"] = "original",
     weight_decay: NonNegativeFloat = 0.01,
     adamw_lr: PositiveFloat = 3e-4,
@@ -53,13 +53,11 @@ def muon(
         adamw_eps: added to AdamW's denominator, > 0.
 
     Raises:
-        ValueError: if the model has no hidden matrices, or there are too many iterations.
+        ValueError: if the model has no hidden matrices.
 
     Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks",
         https://kellerjordan.github.io/posts/muon/
     """
-    if iterations >= 100:
-        raise ValueError(f"iterations={iterations} is too many: 5 are usual, 99 the most")
     inside = {id(parameter) for parameter in hidden}
     matrices: Groups = []
     others: Groups = []
