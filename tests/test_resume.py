@@ -332,9 +332,9 @@ def test_options_that_a_newer_dlrun_added_do_not_stop_a_resume(server: ForkServe
     tree = yaml.safe_load((folder / "config.yaml").read_text())
     payload = checkpoint.load(folder / "checkpoints/last.pt")
     del payload["config"]["model"]["negative_slope"], payload["config"]["trainer"]["clip_value"]
-    checkpoint.save(folder / "checkpoints/last.pt", payload)
     # A whole section too.
     del payload["config"]["regularization"], tree["regularization"]
+    checkpoint.save(folder / "checkpoints/last.pt", payload)
     del tree["model"]["negative_slope"]
     (folder / "config.yaml").write_text(yaml.safe_dump(tree))
     assert server.run(tmp_path, *resume(tmp_path), chunk=CHUNK) == 0, output(tmp_path)
