@@ -157,7 +157,16 @@ class Registry(Generic[T]):
 MODELS: Registry[Any] = Registry(
     "model",
     "dlrun.models",
-    runtime=("input_shape", "num_classes", "vocabulary_size", "source_size", "target_size"),
+    runtime=(
+        "input_shape",
+        "num_classes",
+        "vocabulary_size",
+        "source_size",
+        "target_size",
+        "token_count",
+        "class_count",
+        "tag_count",
+    ),
 )
 DATASETS: Registry[Any] = Registry("data", "dlrun.data", runtime=("split_seed", "val_fraction"))
 AUGMENTATIONS: Registry[Any] = Registry("augment", "dlrun.augment", runtime=("input_shape", "colours"))
@@ -165,7 +174,9 @@ OPTIMIZERS: Registry[Any] = Registry("optimizer", "dlrun.optim.optimizers", runt
 SCHEDULES: Registry[Any] = Registry("schedule", "dlrun.optim.schedules", runtime=("total_steps", "steps_per_epoch"))
 LOSSES: Registry[Any] = Registry("loss", "dlrun.losses")
 TASKS: Registry[Any] = Registry(
-    "task", "dlrun.tasks", runtime=("loss", "num_classes", "vocabulary_size", "token", "target_size")
+    "task",
+    "dlrun.tasks",
+    runtime=("loss", "num_classes", "vocabulary_size", "token", "target_size", "class_count", "tag_count"),
 )
 CALLBACKS: Registry[Any] = Registry("callbacks", "dlrun.train.callbacks")
 

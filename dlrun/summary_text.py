@@ -28,6 +28,7 @@ class Subject:
     classes: int
     precision: str
     summary: Summary
+    scored: str | None = None
 
     @property
     def text(self) -> bool:
@@ -38,7 +39,8 @@ class Subject:
     def batch(self) -> str:
         """What a step takes, in words."""
         count = self.summary.batch_size
-        return f"{count} stream{'' if count == 1 else 's'}" if self.text else images(count)
+        kind = "stream" if self.scored is None else "sequence"
+        return f"{count} {kind}{'' if count == 1 else 's'}" if self.text else images(count)
 
 
 def to_plain(subject: Subject) -> dict[str, Any]:
@@ -68,7 +70,7 @@ def table(subject: Subject) -> str:
     read = f"{sides(summary.input_shape)} tokens" if subject.text else sides(summary.input_shape)
     head = (
         f"{subject.name}: model {subject.model}, input {read}, {subject.classes} "
-        f"{'symbols' if subject.text else 'classes'}, {subject.batch} at once"
+        f"{subject.scored or ('symbols' if subject.text else 'classes')}, {subject.batch} at once"
     )
     rows: list[tuple[str, ...]] = [("layer", "type", "output", "parameters", "multiply-adds", "memory", "field")]
     rows += [_cells(layer) for layer in summary.layers]

@@ -40,6 +40,7 @@ LAYERS: dict[str, int] = {
     "dlrun.sampling": 1,
     "dlrun.inspection": 1,
     "dlrun.cell_page": 1,
+    "dlrun.gradients": 1,
     "dlrun.summary": 1,
     "dlrun.tracing": 1,
     "dlrun.summary_text": 1,

@@ -15,6 +15,8 @@ from dlrun.data.feed import Feed
 from dlrun.data.image_feed import ImageFeed
 from dlrun.data.pair_feed import PairFeed
 from dlrun.data.pairs import PairData
+from dlrun.data.sequence_feed import SequenceFeed
+from dlrun.data.sequences import SequenceData
 from dlrun.data.source import ImageData, first
 from dlrun.data.splits import split_off_validation
 from dlrun.data.statistics import Statistics
@@ -24,7 +26,7 @@ from dlrun.registry import AUGMENTATIONS, DATASETS
 
 
 def build_data(config: Config) -> Any:
-    """The data set with its splits: :class:`ImageData`, :class:`TextData` or :class:`PairData`.
+    """The data set with its splits: :class:`ImageData`, :class:`TextData`, :class:`PairData`, ...
 
     For images a validation split is made where the data bring none.
 
@@ -77,6 +79,8 @@ def build_feed(
         return TextFeed(data, config, (), device, stored)
     if isinstance(data, PairData):
         return PairFeed(data, config, (), device, stored)
+    if isinstance(data, SequenceData):
+        return SequenceFeed(data, config, (), device, stored)
     colours = _colours(data, config, stored or earlier or {})
     augment = [
         make(AUGMENTATIONS, augmentation, input_shape=data.input_shape, colours=colours)

@@ -128,8 +128,8 @@ def build_fit(config: Config, prepared: Prepared, open_run: Callable[[], RunFold
     """
     device, feed = prepared.device, prepared.feed
     check_fit(config, feed)
-    if config.model.cache_features and feed.classes is None:
-        raise UserError("model.cache_features=true is for data with a class for each sample; set it to false")
+    if config.model.cache_features and (feed.classes is None or feed.kind != "images"):
+        raise UserError("model.cache_features=true is for images with a class each; set it to false")
     train, val = feed.train_loader(), feed.eval_loader("val")
     seed_all(config.seed)
     model = build_model(config, feed.arguments, device)

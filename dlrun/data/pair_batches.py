@@ -16,6 +16,7 @@ from torch import Tensor
 from dlrun.data.length_batches import LengthBatches, padded
 from dlrun.losses import IGNORED
 
+
 class PairBatch(NamedTuple):
     """Pairs padded behind their ends."""
 

@@ -60,6 +60,10 @@ class tensorboard(Callback):  # named as in YAML
             except OSError as failure:
                 self._complain(failure)
 
+    def scalars(self, fit: Fit, values: Mapping[str, float]) -> None:
+        """Add numbers of this step, for another callback."""
+        self._scalars(fit, values)
+
     def text(self, fit: Fit, name: str, text: str) -> None:
         """Add a text (Markdown) of this step, for another callback."""
         if self._failed:
