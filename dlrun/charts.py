@@ -95,11 +95,12 @@ def draw_gradient_flow(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     shown = rows if len(rows) <= 12 else [*rows[:: -(-len(rows) // 11)], rows[-1]]
     for axis, name in zip(axes, names, strict=True):
         for number, row in enumerate(shown):
-            values = [math.nan if value is None else value for value in row["norms"].get(name, ())]
+            # A logarithm has no zero: the cell state of an LSTM after its last step has no way to the loss.
+            values = [value or math.nan for value in row["norms"].get(name, ())]
             shade = str(0.8 * (1 - number / max(1, len(shown) - 1)))
             ends = number in (0, len(shown) - 1)
             axis.plot(range(1, len(values) + 1), values, color=shade, label=f"step {row['step']}" if ends else None)
-        if any(value for row in shown for value in row["norms"].get(name, ()) if value):
+        if any(value for row in shown for value in row["norms"].get(name, ())):
             axis.set_yscale("log")
         axis.set(title=name, xlabel="time step", ylabel="norm of dL/dh")
         axis.grid(alpha=0.3)

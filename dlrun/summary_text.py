@@ -21,6 +21,7 @@ class Subject:
         classes: K; of text, the size of the vocabulary.
         precision: of the training; the summary counts in fp32.
         summary: its figures.
+        scored: what its K are, of labelled sequences: classes or tags.
     """
 
     name: str
@@ -175,7 +176,11 @@ def _totals(subject: Subject) -> list[str]:
     auxiliary = f"; {short(summary.training_multiply_adds)} in training" if extra > 0 else ""
     multiply_adds, of, one = summary.multiply_adds, "one image", "one image"
     if subject.text:
-        multiply_adds, of, one = multiply_adds // summary.input_shape[0], "one token", "one stream"
+        multiply_adds, of, one = (
+            multiply_adds // summary.input_shape[0],
+            "one token",
+            "one stream" if subject.scored is None else "one sequence",
+        )
     lines = [
         f"parameters       {summary.parameters:,}" + (f", {frozen:,} of them frozen" if frozen else ""),
         f"multiply-adds    {short(multiply_adds)} for {of}, forward{auxiliary}",

@@ -93,7 +93,7 @@ def _config_of(word: str, given: str | None, overrides: Sequence[str]) -> Config
 
 @dataclass(frozen=True)
 class _Sample:
-    """What the model is run on, and what it is built with."""
+    """What the model is run on, what it is built with, and what its scores are of, where the shape does not tell."""
 
     shape: tuple[int, ...]
     classes: int

@@ -50,8 +50,7 @@ def main(words: list[str]) -> None:
         for axis, row in zip(axes, (measured[0], measured[-1]), strict=False):
             norms = row["norms"]
             assert isinstance(norms, dict)
-            # Of an LSTM the state of the cell, which is what it remembers with.
-            values = norms.get("features.0", norms.get("features.0.c"))
+            values = norms.get("features.0", norms.get("features.0.h"))
             axis.plot(range(1, len(values) + 1), values, label=LABELS[name], color=color)
             left.append(reach(values) or 0.0)
         evaluated = [row for row in rows(folder / "metrics.jsonl") if "val/accuracy" in row]
@@ -66,7 +65,7 @@ def main(words: list[str]) -> None:
         scores = results["last"]["val/accuracy"], results["test"]["accuracy"]
         print(f"{LABELS[name]:<22}{left[0]:18.1e}{left[1]:16.1e}{scores[0]:14.2%}{scores[1]:15.2%}")
     for axis, title in zip(axes, ("before training", "after training"), strict=False):
-        axis.set(title=title, xlabel="time step (the letter is 1)", ylabel="norm of the gradient", yscale="log")
+        axis.set(title=title, xlabel="time step (the letter is 1)", ylabel="norm of dL/dh", yscale="log")
     axes[2].set(title="accuracy", xlabel="epoch", ylabel="validation accuracy", ylim=(0, 1.05))
     axes[2].axhline(0.25, color="gray", linestyle=":", linewidth=1)
     for axis in axes:
