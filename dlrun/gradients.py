@@ -22,7 +22,8 @@ def gradient_norms(model: nn.Module, loss: Callable[[], Tensor]) -> Norms:
 
     It is the derivative along all ways from the state to the loss: with h_T = U h_(T-1), |U^(T-t) dL/dh_T| at step t.
     Of an LSTM the hidden state h and the cell state c are taken apart: the derivative with respect to one holds the
-    other fixed at that step (so that of c after the last step is 0). The norm is over the whole batch (B, H) and of the loss as it is, mean over the batch.
+    other fixed at that step (so that of c after the last step is 0). The norm is over the whole batch (B, H) and of the
+    loss as it is, mean over the batch.
 
     The layers take their steps one by one meanwhile, which is slower. No gradient is left in the parameters.
 

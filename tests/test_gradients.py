@@ -123,4 +123,4 @@ def test_a_wall_clock_time_is_refused() -> None:
     from dlrun.types import Duration
 
     with pytest.raises(ValueError, match="must be in epochs"):
-        gradient_flow(every=Duration(1, "m"))
+        gradient_flow(every=Duration(1, "min"))
