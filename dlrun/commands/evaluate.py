@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,8 +147,9 @@ def _tag_scores(
 def _apart(tags: torch.Tensor, lengths: Sequence[int], names: Sequence[str]) -> list[str]:
     """Names of the tags of sequences one after the other, with an O between each two."""
     joined: list[str] = []
-    for part in tags.split(list(lengths)):
-        joined += [*(names[tag] for tag in part.tolist()), "O"]
+    numbers = iter(tags.tolist())
+    for length in lengths:
+        joined += [*(names[tag] for tag in islice(numbers, length)), "O"]
     return joined
 
 
