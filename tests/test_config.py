@@ -126,7 +126,9 @@ def needed(config: str) -> list[str]:
     text = (RECIPES / f"{config}.yaml").read_text(encoding="utf-8") if config in recipes() else ""
     weights = ["model.weights=w.pt"] if "weights: ???" in text else []
     # Those of text have a corpus on every machine, and the dates are generated.
-    rootless = config in ("digits", "date_format") or config.startswith("char_")
+    rootless = config in ("digits", "date_format", "syntax", "which_module") or config.startswith(
+        ("char_", "long_memory")
+    )
     return [] if rootless else ["data.root=data", *weights]
 
 

@@ -30,6 +30,7 @@ class PaddedFeed(ABC, Generic[B]):
     """
 
     kind: str
+    soft_targets = False
 
     def __init__(self, config: Config, device: torch.device) -> None:
         refuse_options_of_images(config)
@@ -70,6 +71,9 @@ class PaddedFeed(ABC, Generic[B]):
         if not len(table):
             return None
         return LengthBatches(table, self._config.data.eval_batch_size, limit=self._config.trainer.limit_batches)
+
+    def augmented(self, count: int, draws: int) -> None:
+        """None: nothing augments text. See :meth:`dlrun.data.feed.Feed.augmented`."""
 
     def check_unchanged(self, stored: Mapping[str, Any]) -> None:
         """See :meth:`dlrun.data.feed.Feed.check_unchanged`."""

@@ -41,7 +41,6 @@ class PairFeed(PaddedFeed[PairBatch]):
     counted = "target_size"
     unit: Literal["samples", "tokens"] = "tokens"
     classes: tuple[str, ...] | None = None
-    soft_targets = False
 
     def __init__(
         self,
@@ -103,9 +102,6 @@ class PairFeed(PaddedFeed[PairBatch]):
     def example(self, count: int) -> str:
         """The first pairs of the training split. See :meth:`dlrun.data.feed.Feed.example`."""
         return "\n".join(f"{pair.source}  ->  {pair.target}" for pair in self.data.train[:_SHOWN])
-
-    def augmented(self, count: int, draws: int) -> None:
-        """None: nothing augments text. See :meth:`dlrun.data.feed.Feed.augmented`."""
 
     def state_dict(self) -> dict[str, Any]:
         """See :meth:`dlrun.data.feed.Feed.state_dict`."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dlrun.augment.base import Augmentation
+from dlrun.augment.base import Augmentation, Mixing
 from dlrun.config.schema import Config
 from dlrun.data.feed import Split
 from dlrun.data.length_batches import LengthBatches
@@ -48,7 +48,7 @@ class SequenceFeed(PaddedFeed[SequenceBatch]):
         self,
         data: SequenceData,
         config: Config,
-        augment: Sequence[Augmentation],
+        augment: Sequence[Augmentation | Mixing],
         device: torch.device,
         stored: Mapping[str, Any] | None = None,
     ) -> None:
