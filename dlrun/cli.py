@@ -61,6 +61,11 @@ Evaluate one or several checkpoints on a split. Everything is rebuilt from the c
 
   checkpoint=PATH    a checkpoint file, or a run folder (its best checkpoint); several as '[a,b,c]'
   split=NAME         test (default), val or train
+  weights=KIND       averaged or raw, of a run with averaging; auto (default): averaged where the run evaluated them
+  ensemble=true      the checkpoints as one, by the mean of their probabilities, beside each of them alone;
+                     ensemble=snapshots: those that callbacks.snapshots kept of the run
+  tta=NAME           test-time augmentation, beside the plain images: flip, translate (shift=1 pixels), five_crop,
+                     ten_crop (crop=PIXELS wide; 7/8 of the image), multi_scale_ten_crop (scales=[PIXELS,...])
   data.KEY=VALUE     where the data lie now, how they are fed; device=..., plugins=... likewise
   task.beam=K        of pairs, the hypotheses that decoding keeps
 """
@@ -71,7 +76,11 @@ examples:
   dlrun eval checkpoint=runs/x data.root=/data/other device=cpu
   dlrun eval checkpoint=runs/x data.path=other.txt data.test_fraction=1
   dlrun eval checkpoint='[runs/x,runs/y]'
+  dlrun eval checkpoint='[runs/x,runs/y,runs/z]' ensemble=true tta=flip
+  dlrun eval checkpoint=runs/x ensemble=snapshots split=val
+  dlrun eval checkpoint=runs/x tta=multi_scale_ten_crop scales=[32,36,40]
 """
+_EVAL_WORDS = ("checkpoint", "split", "weights", "ensemble", "tta", "crop", "scales", "shift")
 _SAMPLE = """\
 Let a trained language model write. The text comes token by token; stdout holds the text alone, prompt included, so it
 can be piped on. All else, such as the seed, goes to stderr.
@@ -82,6 +91,7 @@ can be piped on. All else, such as the seed, goes to stderr.
   temperature=X      below 1 surer, above 1 bolder, 0 always the most probable token; default 1
   top_k=K            only from the K most probable tokens
   top_p=P            only from the most probable tokens that together reach the probability P; after top_k
+  weights=KIND       averaged or raw, of a run with averaging; auto (default): averaged where the run evaluated them
   samples=N          several texts at once, an empty line between them; default 1
   seed=N             writes the same text again; without it a new one is drawn, and told on stderr
   device=...         where to run; plugins=... likewise
@@ -105,6 +115,7 @@ text by the activation of single cells, and tells how often each gate is shut or
   length=N           tokens that are read; default 10000
   show=N             tokens of these that the page shows; default 1500
   output=PATH        the page; default cells_NAME.html in the run folder
+  weights=KIND       averaged or raw, of a run with averaging; auto (default): averaged where the run evaluated them
   data.path=...      where the data lie now; device=..., plugins=... likewise
   --json             print cells and gates for programs
 """
@@ -140,6 +151,7 @@ PyTorch's scores before it gets its name; if they differ, no file is left.
   checkpoint=PATH    a checkpoint file, or a run folder (its best checkpoint)
   format=NAME        onnx (default), torch_export or safetensors (weights alone); several as '[onnx,safetensors]'
   output=PATH        a file, or a folder (default: export/ in the run folder)
+  weights=KIND       averaged or raw, of a run with averaging; auto (default): averaged where the run evaluated them
   input=KIND         pixels (default): uint8 of 0..255, normalised inside the file; or normalized: float32
   output_scores=KIND logits (default) or probabilities
   steps=N            of text: tokens that one call reads (default: 1); what the model carries goes in and comes out
@@ -155,8 +167,8 @@ examples:
   dlrun export checkpoint=runs/x format='[onnx,torch_export,safetensors]' output=served/
 """
 _LIST = """\
-List the components of a kind, or of every kind: models, data, augment, optimizers, schedules, losses, tasks, callbacks,
-and recipes and debug modes. config= or plugins= adds your own.
+List the components of a kind, or of every kind: models, data, augment, optimizers, schedules, losses, tasks, averages,
+callbacks, and recipes and debug modes. config= or plugins= adds your own.
 """
 _LIST_EXAMPLES = """\
 examples:
@@ -242,18 +254,18 @@ def _dispatch(words: list[str]) -> int:
 
         return train(request)
     if command == "eval":
-        request = _parse(command, rest, _EVAL, _EVAL_EXAMPLES, ("checkpoint", "split"))
+        request = _parse(command, rest, _EVAL, _EVAL_EXAMPLES, _EVAL_WORDS)
         from dlrun.commands.evaluate import evaluate
 
         return evaluate(request)
     if command == "sample":
-        reserved = ("checkpoint", "prompt", "length", "temperature", "top_k", "top_p", "samples", "seed")
+        reserved = ("checkpoint", "prompt", "length", "temperature", "top_k", "top_p", "samples", "seed", "weights")
         request = _parse(command, rest, _SAMPLE, _SAMPLE_EXAMPLES, reserved, flags=("--json",))
         from dlrun.commands.sample import sample
 
         return sample(request)
     if command == "inspect":
-        reserved = ("checkpoint", "text", "file", "cells", "length", "show", "output")
+        reserved = ("checkpoint", "text", "file", "cells", "length", "show", "output", "weights")
         request = _parse(command, rest, _INSPECT, _INSPECT_EXAMPLES, reserved, words=("what",), flags=("--json",))
         from dlrun.commands.inspect import inspect
 
@@ -267,7 +279,7 @@ def _dispatch(words: list[str]) -> int:
 
         return summary(request)
     if command == "export":
-        own = ("checkpoint", "format", "output", "input", "steps", "output_scores")
+        own = ("checkpoint", "format", "output", "input", "steps", "output_scores", "weights")
         request = _parse(command, rest, _EXPORT, _EXPORT_EXAMPLES, own, flags=("--json",))
         from dlrun.commands.export import export
 

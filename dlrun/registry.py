@@ -178,10 +178,11 @@ TASKS: Registry[Any] = Registry(
     "dlrun.tasks",
     runtime=("loss", "num_classes", "vocabulary_size", "token", "target_size", "class_count", "tag_count"),
 )
+AVERAGERS: Registry[Any] = Registry("averaging", "dlrun.optim.averaging", runtime=("total_steps", "steps_per_epoch"))
 CALLBACKS: Registry[Any] = Registry("callbacks", "dlrun.train.callbacks")
 
 REGISTRIES: dict[str, Registry[Any]] = {
     registry.kind: registry
-    for registry in (MODELS, DATASETS, AUGMENTATIONS, OPTIMIZERS, SCHEDULES, LOSSES, TASKS, CALLBACKS)
+    for registry in (MODELS, DATASETS, AUGMENTATIONS, OPTIMIZERS, SCHEDULES, LOSSES, TASKS, AVERAGERS, CALLBACKS)
 }
 """Every registry by the name of its kind, which is also the name of its group in ``configs/``."""

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +65,37 @@ def brings_weights(named: Callable[..., Weights], statistics: Callable[..., Stat
     return register
 
 
+Choice = Literal["auto", "averaged", "raw"]
+"""Which weights of a checkpoint are wanted."""
+
+
+def saved_weights(payload: Mapping[str, Any], choice: Choice = "auto") -> tuple[Mapping[str, Tensor], str]:
+    """The weights of a checkpoint of dlrun that everything but the training itself uses.
+
+    Args:
+        payload: content of the checkpoint.
+        choice: auto takes the averaged weights if there are any and the run evaluated them, else those of its step.
+
+    Returns:
+        The state dict and what it is: ``averaged`` or ``raw``; an empty text if the checkpoint has only one kind.
+
+    Raises:
+        CheckpointError: if averaged weights are wanted and there are none.
+    """
+    held = "averaged" in payload
+    settings = payload["config"].get("averaging", {})
+    if choice == "averaged" and not held:
+        why = (
+            "the run was trained without averaging (averaging=ema and averaging=swa do)"
+            if settings.get("name", "none") == "none"
+            else "it was saved before the average began"
+        )
+        raise CheckpointError(f"weights=averaged: the checkpoint holds no averaged weights: {why}")
+    if held and (choice == "averaged" or (choice == "auto" and settings.get("evaluate", True))):
+        return payload["averaged"], "averaged"
+    return payload["model"], "raw" if held else ""
+
+
 def read_weights(config: ModelConfig) -> Weights | None:
     """What ``model.weights`` names; None if it is null.
 
@@ -104,7 +135,8 @@ def _read_file(path: Path) -> Weights:
         else:
             classes = tuple(data["vocabulary"]["symbols"]) or None if "vocabulary" in data else tuple(data["classes"])
         statistics = Statistics.from_state(data["statistics"]) if "statistics" in data else None
-        return Weights(str(path), payload["model"], classes, statistics)
+        state, kind = saved_weights(payload)
+        return Weights(f"{path}{kind and f', {kind} weights'}", state, classes, statistics)
     return Weights(str(path), _state_dict_in(_read_torch(path), path))
 
 

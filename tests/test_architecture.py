@@ -36,6 +36,8 @@ LAYERS: dict[str, int] = {
     "dlrun.logs": 1,
     "dlrun.receptive": 1,
     "dlrun.weights": 1,
+    "dlrun.combine": 1,
+    "dlrun.views": 1,
     "dlrun.transfer": 1,
     "dlrun.sampling": 1,
     "dlrun.inspection": 1,
@@ -55,7 +57,20 @@ LAYERS: dict[str, int] = {
     "dlrun.recipes": 0,
 }
 # Inside train/: state -> fit -> callbacks -> replay -> step -> loop.
-TRAIN = ["state", "monitor", "fit", "callbacks", "replay", "step", "probe", "evaluate", "signals", "nan_hunt", "loop"]
+TRAIN = [
+    "state",
+    "monitor",
+    "average",
+    "fit",
+    "callbacks",
+    "replay",
+    "step",
+    "probe",
+    "evaluate",
+    "signals",
+    "nan_hunt",
+    "loop",
+]
 
 
 def modules() -> dict[str, Path]:

@@ -4,6 +4,7 @@ from dlrun.assembly.data import build_data, build_feed
 from dlrun.assembly.model import DATA_INIT_SAMPLES, build_model, find_head, init_from_data
 from dlrun.assembly.run import Prepared, build_fit, prepare
 from dlrun.assembly.training import (
+    build_average,
     build_callbacks,
     build_optimizer,
     build_regularizer,
@@ -17,6 +18,7 @@ from dlrun.assembly.training import (
 __all__ = [
     "DATA_INIT_SAMPLES",
     "Prepared",
+    "build_average",
     "build_callbacks",
     "build_data",
     "build_feed",

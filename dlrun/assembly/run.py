@@ -14,6 +14,7 @@ from dlrun.assembly.data import build_feed
 from dlrun.assembly.full_batch import check_full_batch
 from dlrun.assembly.model import build_model, find_head, init_from_data
 from dlrun.assembly.training import (
+    build_average,
     build_callbacks,
     build_optimizer,
     build_regularizer,
@@ -161,6 +162,7 @@ def build_fit(config: Config, prepared: Prepared, open_run: Callable[[], RunFold
         device=device,
         callbacks=callbacks,
         frozen=frozen,
+        average=build_average(config, model, frozen, train.steps_per_epoch),
         origin=origin,
         regularizer=build_regularizer(config, model),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -15,8 +15,9 @@ from dlrun.errors import UserError, did_you_mean
 from dlrun.optim.groups import can_fuse, hidden_matrices, layer_depths, parameter_groups
 from dlrun.optim.regularization import Regularizer
 from dlrun.optim.schedules import Schedule, with_warmup
-from dlrun.registry import CALLBACKS, LOSSES, MODELS, OPTIMIZERS, SCHEDULES, TASKS
+from dlrun.registry import AVERAGERS, CALLBACKS, LOSSES, MODELS, OPTIMIZERS, SCHEDULES, TASKS
 from dlrun.tasks.base import Task
+from dlrun.train.average import WeightAverage
 from dlrun.train.fit import Callback
 from dlrun.transfer import Head, learning_rate_factors
 
@@ -131,6 +132,25 @@ def build_schedule(config: Config, steps_per_epoch: int) -> Schedule:
         )
     schedule: Schedule = make(SCHEDULES, chosen, total_steps=total - warmup, steps_per_epoch=steps_per_epoch)
     return with_warmup(schedule, warmup, chosen.warmup_start)
+
+
+def build_average(
+    config: Config, model: nn.Module, frozen: Iterable[nn.Module], steps_per_epoch: int
+) -> WeightAverage | None:
+    """The average of the weights; None without one.
+
+    Args:
+        config: the checked configuration.
+        model: the network, with the weights that training starts from.
+        frozen: modules of it that are not trained.
+        steps_per_epoch: optimizer steps in one epoch.
+
+    Raises:
+        UserError: if it would never look at the weights.
+    """
+    total = steps_per_epoch * config.trainer.epochs
+    plan = make(AVERAGERS, config.averaging, total_steps=total, steps_per_epoch=steps_per_epoch)
+    return None if plan is None else WeightAverage(model, plan, frozen)
 
 
 def build_callbacks(config: Config) -> dict[str, Callback]:

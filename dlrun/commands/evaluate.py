@@ -2,239 +2,141 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Mapping, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlrun.commands.eval_report import metrics_of, print_report, print_table, write
 from dlrun.commands.request import Request
-from dlrun.commands.saved import Saved, home, listed, load_saved
-from dlrun.config.rerun import EVAL_MAY_CHANGE
-from dlrun.config.sources import display_path
-from dlrun.errors import EXIT_DONE, CheckpointError, UserError, did_you_mean
-from dlrun.logs import log, start_console
-from dlrun.runfolder import finite
+from dlrun.commands.saved import Saved, home, listed
+from dlrun.commands.scoring import (
+    Subject,
+    by_class,
+    check_tta_words,
+    classified,
+    likelihood,
+    load,
+    open_subject,
+    plain_scores,
+    rates,
+    tta_facts,
+    views_for,
+)
+from dlrun.errors import EXIT_DONE, UserError, did_you_mean
+from dlrun.logs import start_console
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
+    from dlrun.data.feed import Split
+    from dlrun.views import Views
 
-    from dlrun.config.schema import Config
-    from dlrun.data.feed import BatchLoader, Feed, Split
-    from dlrun.tasks.base import Task
-
-_NAMES = {"accuracy": "top-1", "top5": "top-5"}
 SPLITS: tuple[Split, ...] = ("test", "val", "train")
+_ENSEMBLE = ("true", "false", "snapshots")
 _EXAMPLES = 8
 
 
 def evaluate(request: Request) -> int:
-    """Evaluate one checkpoint in detail, or several in a table.
+    """Evaluate one checkpoint in detail, several in a table, or several as one.
 
     Raises:
-        UserError: if a checkpoint, the split or the data are wrong.
+        UserError: if a word, a checkpoint, the split or the data are wrong, or checkpoints do not fit each other.
     """
     start_console()
     given = request.reserved.get("split", "test")
     split = next((name for name in SPLITS if name == given), None)
     if split is None:
         raise UserError(f"split={given}: unknown split; {did_you_mean(given, SPLITS)}")
-    given = request.reserved.get("checkpoint", "")
-    if not given:
+    word = request.reserved.get("checkpoint", "")
+    if not word:
         raise UserError("dlrun eval needs checkpoint=PATH, a checkpoint file or a run folder")
-    # torch is imported here: a mistake in the words was told before.
+    ensemble = request.one_of("ensemble", _ENSEMBLE, "false")
+    # torch is imported from here on: a mistake in the words was told before.
+    check_tta_words(request)
     from dlrun.checkpoint import find
 
-    paths = [find(Path(word), "checkpoint") for word in listed("checkpoint", given)]
+    words = listed("checkpoint", word)
+    if ensemble == "snapshots":
+        paths = _snapshots(words)
+    else:
+        paths = [find(Path(one), "checkpoint") for one in words]
+    if ensemble != "false":
+        from dlrun.commands.ensemble import evaluate_ensemble
+
+        evaluate_ensemble(paths, request, split, snapshots=ensemble == "snapshots")
+        return EXIT_DONE
     reports = []
     for path in paths:
-        report = _evaluate_one(_load(path, request.overrides), split)
+        report = _evaluate_one(load(path, request), request, split)
         reports.append(report)
         if len(paths) == 1:
-            _print(report)
-        _write(path, split, report)
+            print_report(report)
+        write(home(path), _file_name(path, split, request), path.stem, report)
     if len(paths) > 1:
-        _print_table(reports)
+        _print_all(reports)
     return EXIT_DONE
 
 
-def _load(path: Path, overrides: Sequence[str]) -> Saved:
-    return load_saved(path, overrides, EVAL_MAY_CHANGE, "the checkpoint was trained with it, so eval cannot change it")
+def _snapshots(words: Sequence[str]) -> list[Path]:
+    """The snapshots of one run, in the order in which they were made."""
+    if len(words) > 1:
+        raise UserError("ensemble=snapshots is about the snapshots of one run; for several runs write ensemble=true")
+    place = Path(words[0]).expanduser()
+    folder = place / "checkpoints" if (place / "checkpoints").is_dir() else place
+    found = {path.stem.removeprefix("snapshot_"): path for path in folder.glob("snapshot_*.pt")}
+    paths = [found[number] for number in sorted((key for key in found if key.isdecimal()), key=int)]
+    if not paths:
+        raise UserError(
+            f"checkpoint={words[0]}: there are no snapshots (looked for {folder}/snapshot_1.pt); train with "
+            "callbacks.snapshots=true and a cyclic schedule, or callbacks.snapshots.count=5"
+        )
+    return paths
 
 
-def _evaluate_one(subject: Saved, split: Split) -> dict[str, Any]:
-    from dlrun.assembly import build_feed, build_model, build_task
+def _file_name(path: Path, split: Split, request: Request) -> str:
+    """Of the results; what was asked for beyond the checkpoint itself is part of it."""
+    asked = [request.reserved[key] for key in ("weights", "tta") if request.reserved.get(key, "auto") != "auto"]
+    return "_".join(["eval", split, path.stem, *asked])
+
+
+def _evaluate_one(saved: Saved, request: Request, split: Split) -> dict[str, Any]:
     from dlrun.commands.explaining import explaining
-    from dlrun.reproducibility import resolve_device, set_determinism
-    from dlrun.weights import load_weights
 
-    config, payload = subject.config, subject.payload
-    set_determinism(deterministic=config.trainer.deterministic, threads=config.trainer.threads)
-    device = resolve_device(config.device)
-    try:
-        feed = build_feed(config, device, payload["data"])
-    except CheckpointError as error:
-        raise CheckpointError(f"checkpoint {subject.path}: {error}") from None
-    loader = feed.eval_loader(split)
-    if loader is None:
-        raise UserError(f"split={split}: the data have no {split} split")
-    model = build_model(config, feed.arguments, device)
-    load_weights(model, payload["model"])
-    task = build_task(config, feed.arguments)
-    show = getattr(task, "examples", None)
-    try:
-        with explaining(config):
-            scores = _scores(model, loader, task, feed, config, device)
-            examples = {} if show is None else {"examples": show(model, feed, split, _EXAMPLES)}
-    finally:
-        loader.close()
+    subject = open_subject(saved, request)
+    views = views_for(subject, request)
+    show = getattr(subject.task, "examples", None)
+    with explaining(saved.config):
+        scores = plain_scores(subject, split) if views is None else _augmented(subject, split, views)
+        examples = {} if show is None else {"examples": show(subject.model, subject.feed, split, _EXAMPLES)}
     return {
-        "checkpoint": display_path(subject.path.absolute()),
+        "checkpoint": subject.name,
+        **({"weights": subject.kind} if subject.kind else {}),
         "split": split,
-        feed.unit: loader.num_samples,
-        **feed.facts(split),
-        "step": payload["state"]["step"],
+        subject.feed.unit: subject.feed.sizes()[split],
+        **subject.feed.facts(split),
+        "step": subject.step,
         **scores,
         **examples,
     }
 
 
-def _scores(
-    model: nn.Module, loader: BatchLoader, task: Task, feed: Feed, config: Config, device: torch.device
-) -> dict[str, Any]:
-    """Loss and metrics; where samples have classes, also those of each class."""
-    from dlrun.scores import confusion_matrix, per_class
-    from dlrun.train.evaluate import evaluate, predict
-
-    if config.task.name == "sequence_labeling":
-        return _tag_scores(model, loader, task, feed, config, device)
-    if feed.classes is None:
-        return evaluate(model, loader, task, config.trainer.precision, device) or {}
-    outputs, targets = predict(model, loader, task, config.trainer.precision, device)
-    counts = {name: int(value) for name, value in task.score(outputs, targets).items()}
-    confusion = confusion_matrix(outputs.argmax(1), targets, len(feed.classes))
+def _augmented(subject: Subject, split: Split, views: Views) -> dict[str, Any]:
+    """With test-time augmentation, and without it."""
+    plain, targets = classified(subject, split)
+    outputs, _ = classified(subject, split, views)
     return {
-        "loss": float(task.loss(outputs, targets)),
-        **{name: count / len(targets) for name, count in counts.items()},
-        "per_class": per_class(confusion, feed.classes),
-        "classes": list(feed.classes),
-        "confusion": confusion.tolist(),
+        "loss": likelihood(outputs, targets),
+        **rates(subject, outputs, targets),
+        "tta": tta_facts(views),
+        "plain": {"loss": likelihood(plain, targets), **rates(subject, plain, targets)},
+        **by_class(subject, outputs, targets),
     }
 
 
-def _tag_scores(
-    model: nn.Module, loader: BatchLoader, task: Task, feed: Feed, config: Config, device: torch.device
-) -> dict[str, Any]:
-    """Loss, accuracy, F1 of the tags and their mean; of BIO tags also the F1 of spans."""
-    from dlrun.losses import IGNORED
-    from dlrun.scores import confusion_matrix, is_bio, macro_f1, per_class, span_f1
-    from dlrun.train.evaluate import evaluate, predict
-
-    scores = evaluate(model, loader, task, config.trainer.precision, device) or {}
-    predicted, targets = predict(model, loader, task, config.trainer.precision, device)
-    counted = targets != IGNORED
-    predicted, targets = predicted[counted].long(), targets[counted]
-    rows = per_class(confusion_matrix(predicted, targets, len(feed.outputs)), feed.outputs)
-    report: dict[str, Any] = {**scores, "macro_f1": macro_f1(rows)}
-    if is_bio(feed.outputs):
-        lengths = [count for batch in loader.epoch(0) for count in batch.counts]
-        report["span_f1"] = span_f1(*(_apart(tags, lengths, feed.outputs) for tags in (predicted, targets)))
-    return {**report, "per_class": rows}
-
-
-def _apart(tags: torch.Tensor, lengths: Sequence[int], names: Sequence[str]) -> list[str]:
-    """Names of the tags of sequences one after the other, with an O between each two."""
-    joined: list[str] = []
-    numbers = iter(tags.tolist())
-    for length in lengths:
-        joined += [*(names[tag] for tag in islice(numbers, length)), "O"]
-    return joined
-
-
-def _print(report: Mapping[str, Any]) -> None:
-    from dlrun.scores import is_rate
-
-    log.info("checkpoint  %s (step %d)", report["checkpoint"], report["step"])
-    unit = "samples" if "samples" in report else "tokens"
-    log.info("split       %s, %s %s%s", report["split"], f"{report[unit]:,}", unit, _told(report, unit))
-    metrics = {name: _NAMES.get(name, name) if unit == "samples" else name for name in _metrics(report)}
-    width = max(12, *(len(label) + 2 for label in metrics.values()))
-    for name, label in metrics.items():
-        value = f"{100 * report[name]:.2f} %" if is_rate(name) else f"{report[name]:.4f}"
-        log.info("%-*s%s", width, label, value)
-    if "examples" in report:
-        _print_examples(report["examples"])
-    if "per_class" not in report:
-        return
-    log.info("")
-    width = max(5, *(len(str(row["class"])) for row in report["per_class"]))
-    log.info("  %-*s  %9s  %9s  %9s  %7s", width, "class", "precision", "recall", "F1", unit)
-    for row in report["per_class"]:
-        cells = [f"{'-':>9}" if row[key] is None else f"{row[key]:9.2%}" for key in ("precision", "recall", "f1")]
-        log.info("  %-*s  %s  %7d", width, row["class"], "  ".join(cells), row["support"])
-
-
-def _told(report: Mapping[str, Any], unit: str) -> str:
-    """What else there is to say of the split."""
-    parts = [f" in {report[name]:,} {name}" for name in ("pairs", "sequences") if name in report and unit == "tokens"]
-    if "read" in report and unit == "samples":
-        parts.append(f" of {report['read']:,} tokens")
-    if report.get("unknown"):
-        parts.append(f", {report['unknown']:,} of them unknown to the training text")
-    return "".join(parts)
-
-
-def _print_examples(examples: Sequence[Mapping[str, Any]]) -> None:
-    """What was made of some sources, and what it should have been where that is something else."""
-    log.info("")
-    width = max(len(example["source"]) for example in examples)
-    for example in examples:
-        wrong = "" if example["prediction"] == example["target"] else f"  ({example['target']})"
-        log.info("  %-*s -> %s%s", width, example["source"], example["prediction"], wrong)
-
-
-def _print_table(reports: list[dict[str, Any]]) -> None:
-    from dlrun.report import score_cell
-
-    width = max(len(report["checkpoint"]) for report in reports)
-    names = list(dict.fromkeys(name for report in reports for name in _metrics(report)))
-    columns = [(name, max(10, len(name) + 2)) for name in names]
-    log.info("  %-*s  %s", width, "checkpoint", "".join(f"{name:>{wide}}" for name, wide in columns))
+def _print_all(reports: Sequence[dict[str, Any]]) -> None:
+    rows: list[tuple[str, dict[str, Any]]] = []
     for report in reports:
-        cells = [f"{score_cell(name, report.get(name)):>{wide}}" for name, wide in columns]
-        log.info("  %-*s  %s", width, report["checkpoint"], "".join(cells))
-
-
-def _metrics(report: Mapping[str, Any]) -> list[str]:
-    """The scores of the whole split: they come after the step."""
-    names = list(report)[list(report).index("step") + 1 :]
-    return [name for name in names if isinstance(report[name], float)]
-
-
-def _write(path: Path, split: str, report: Mapping[str, Any]) -> None:
-    """JSON and PNG into the run folder, or beside a checkpoint that lies elsewhere."""
-    from dlrun.charts import draw_attention, draw_confusion
-
-    folder = home(path)
-    name = f"eval_{split}_{path.stem}"
-    attended = any(example["attention"] is not None for example in report.get("examples", ()))
-    result = folder / f"{name}.json"
-    try:
-        temporary = folder / f".{name}.json.tmp"
-        temporary.write_text(json.dumps(finite(report), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(temporary, result)
-        if "confusion" in report:
-            title = f"{path.stem} on {split}: {report['accuracy']:.2%} of {report['samples']:,}"
-            draw_confusion(folder / f"{name}.png", report["confusion"], report["classes"], title)
-        if attended:
-            shown = report["examples"][0]
-            written = [*shown["prediction"], "end"]
-            title = f"{shown['source']} -> {shown['prediction']}"
-            draw_attention(folder / f"{name}.png", shown["attention"], list(shown["source"]), written, title)
-    except OSError as error:
-        log.warning("the results cannot be written to %s: %s", folder, error.strerror)
-        return
-    log.info("")
-    log.info("written     %s%s", display_path(result.absolute()), ", .png" if attended or "confusion" in report else "")
+        if "tta" in report:
+            rows.append((f"{report['checkpoint']}, plain", report["plain"]))
+            rows.append((f"{report['checkpoint']}, {report['tta']['name']}", report))
+        else:
+            rows.append((report["checkpoint"], report))
+    print_table("checkpoint", rows, list(dict.fromkeys(name for report in reports for name in metrics_of(report))))

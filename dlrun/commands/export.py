@@ -57,12 +57,13 @@ def export(request: Request) -> int:
     from dlrun.export.files import targets, write
 
     chosen = targets(asked.formats, request.reserved.get("output"), home(path) / "export", path.stem)
-    subject = _subject(saved, asked)
+    weights, kind = saved.weights(request)
+    subject = _subject(saved, asked, weights)
     written = write(subject, chosen)
     if request.json:
-        print(json.dumps(_plain(saved, subject, written), indent=2))
+        print(json.dumps(_plain(saved, kind, subject, written), indent=2))
     else:
-        _print(saved, subject, written)
+        _print(saved, kind, subject, written)
     return EXIT_DONE
 
 
@@ -96,7 +97,7 @@ def _one_of(key: str, word: str, known: Sequence[str]) -> Any:
     return word
 
 
-def _subject(saved: Saved, asked: _Asked) -> Exportable:
+def _subject(saved: Saved, asked: _Asked, weights: Mapping[str, Any]) -> Exportable:
     """The network of a checkpoint; what its data are is read from the checkpoint too."""
     import torch
 
@@ -117,7 +118,7 @@ def _subject(saved: Saved, asked: _Asked) -> Exportable:
     def ready(**arguments: Any) -> tuple[str, nn.Module, Callable[[], nn.Module]]:
         fresh = partial(build_model, plain, arguments, torch.device("cpu"))
         net = fresh()
-        load_weights(net, saved.payload["model"])
+        load_weights(net, weights)
         return config.model.name, net, fresh
 
     options = {key: tree["model"][key] for key in config.model.params if key in tree["model"]}
@@ -181,7 +182,7 @@ def _refuse(asked: _Asked, key: str, why: str) -> None:
         raise UserError(f"{key}={value}: {why}; leave it out")
 
 
-def _plain(saved: Saved, subject: Exportable, written: Sequence[Written]) -> dict[str, Any]:
+def _plain(saved: Saved, kind: str, subject: Exportable, written: Sequence[Written]) -> dict[str, Any]:
     """What ``--json`` prints; docs/export.md lists the keys."""
     from dlrun.export.check import BATCHES
 
@@ -192,6 +193,7 @@ def _plain(saved: Saved, subject: Exportable, written: Sequence[Written]) -> dic
     return {
         "checkpoint": _shown(saved.path),
         "step": saved.payload["state"]["step"],
+        "weights": kind or "raw",
         "model": subject.model,
         "inputs": ports(subject.inputs) if graph else None,
         "outputs": ports(subject.outputs) if graph else None,
@@ -211,10 +213,12 @@ def _plain(saved: Saved, subject: Exportable, written: Sequence[Written]) -> dic
     }
 
 
-def _print(saved: Saved, subject: Exportable, written: Sequence[Written]) -> None:
+def _print(saved: Saved, kind: str, subject: Exportable, written: Sequence[Written]) -> None:
     from dlrun.summary_text import size
 
-    log.info("checkpoint  %s (step %d)", _shown(saved.path), saved.payload["state"]["step"])
+    log.info(
+        "checkpoint  %s (step %d%s)", _shown(saved.path), saved.payload["state"]["step"], kind and f", {kind} weights"
+    )
     if any(one.target.format.graph for one in written):
         for label, ports in (("input", subject.inputs), ("output", subject.outputs)):
             for port in ports:

@@ -67,7 +67,7 @@ def inspect(request: Request) -> int:
     if request.json:
         print(json.dumps(_plain(name, source, len(tokens), lines, gates, output), indent=2))
         return EXIT_DONE
-    log.info("checkpoint  %s\ntext        %s\n", name, facts)
+    log.info("checkpoint  %s%s\ntext        %s\n", name, subject.kind and f", {subject.kind} weights", facts)
     log.info("  %-8s  %s", "unit", "tells")
     for line in lines:
         log.info("  %-8s  %s", line.name, told(line.found))

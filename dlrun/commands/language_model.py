@@ -27,12 +27,14 @@ class SavedLanguageModel:
         model: in eval mode, on ``device``.
         vocabulary: of the text that it was trained on.
         device: where it is.
+        kind: of its weights: averaged, raw, or an empty text if the checkpoint has only one kind.
     """
 
     saved: Saved
     model: nn.Module
     vocabulary: Vocabulary
     device: torch.device
+    kind: str = ""
 
 
 def load_language_model(request: Request, command: str) -> SavedLanguageModel:
@@ -66,5 +68,6 @@ def load_language_model(request: Request, command: str) -> SavedLanguageModel:
     device = resolve_device(config.device)
     arguments = {"vocabulary_size": len(vocabulary), "token": vocabulary.level}
     model = build_model(config, arguments, device)
-    load_weights(model, saved.payload["model"])
-    return SavedLanguageModel(saved, model.eval(), vocabulary, device)
+    weights, kind = saved.weights(request)
+    load_weights(model, weights)
+    return SavedLanguageModel(saved, model.eval(), vocabulary, device, kind)

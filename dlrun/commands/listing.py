@@ -21,6 +21,7 @@ _PLURALS = {
     "schedule": "schedules",
     "loss": "losses",
     "task": "tasks",
+    "averaging": "averages",
     "callbacks": "callbacks",
     "recipe": "recipes",
     "debug": "debug",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dlrun.errors import UserError
 
@@ -55,3 +57,14 @@ class Request:
         if not least <= value <= most:
             raise UserError(f"{key}={word}: must be a number from {least:g} to {most:g}")
         return value
+
+    def one_of(self, key: str, known: Sequence[str], default: str) -> Any:
+        """The word of a key of the command's own, of which there are only some.
+
+        Raises:
+            UserError: if it is another word.
+        """
+        word = self.reserved.get(key, default)
+        if word not in known:
+            raise UserError(f"{key}={word}: must be {', '.join(known[:-1])} or {known[-1]}")
+        return word

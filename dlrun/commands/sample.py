@@ -52,6 +52,8 @@ def sample(request: Request) -> int:
     from dlrun.sampling import start_tokens
 
     tokens = start_tokens(subject.vocabulary, wish.prompt)
+    if subject.kind:
+        log.info("weights     %s", subject.kind)
     if wish.temperature > 0:
         log.info("seed        %d", wish.seed)
     start, rows = time.perf_counter(), [list[int]() for _ in range(wish.samples)]

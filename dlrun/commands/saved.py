@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from dlrun.commands.request import Request
 from dlrun.config.compose import compose_saved
 from dlrun.config.load import finish
 from dlrun.config.rerun import refuse_changes
 from dlrun.config.schema import Config
 from dlrun.config.sources import display_path
-from dlrun.errors import UserError
+from dlrun.errors import CheckpointError, UserError
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,21 @@ class Saved:
     path: Path
     payload: Mapping[str, Any]
     config: Config
+
+    def weights(self, request: Request) -> tuple[Mapping[str, Any], str]:
+        """The weights that ``weights=`` asks for, and what they are: averaged, raw, or an empty text if there is only
+        one kind.
+
+        Raises:
+            UserError: if there is no such kind, or the checkpoint lacks it.
+        """
+        from dlrun.weights import Choice, saved_weights
+
+        choice: Choice = request.one_of("weights", get_args(Choice), "auto")
+        try:
+            return saved_weights(self.payload, choice)
+        except CheckpointError as error:
+            raise CheckpointError(f"checkpoint {display_path(self.path)}: {error}") from None
 
 
 def home(checkpoint: Path) -> Path:

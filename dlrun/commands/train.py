@@ -247,7 +247,7 @@ def _results(fit: Fit, started: float) -> dict[str, Any]:
     from dlrun.checkpoint import load
     from dlrun.errors import CheckpointError
     from dlrun.train.evaluate import evaluate
-    from dlrun.weights import load_weights
+    from dlrun.weights import load_weights, saved_weights
 
     results: dict[str, Any] = {
         "status": "done",
@@ -258,19 +258,22 @@ def _results(fit: Fit, started: float) -> dict[str, Any]:
         "last": dict(fit.state.metrics),
     }
     best = fit.run.checkpoints / "best.pt"
-    name = "last weights"
+    model, name = fit.model, "last weights"
+    if fit.judged is not None:
+        model, name = fit.judged.model, "last weights, averaged"
     if best.is_file():
         try:
             payload = load(best)
-            load_weights(fit.model, payload["model"])
-            name = "best checkpoint"
+            weights, kind = saved_weights(payload)
+            model, name = fit.model, f"best checkpoint{kind and f', {kind} weights'}"
+            load_weights(model, weights)
             results["best"] = {"step": payload["state"]["step"], **payload["state"]["metrics"]}
         except CheckpointError as error:
             log.warning("%s; the last weights are tested instead", error)
     loader = fit.feed.eval_loader("test")
     if loader is not None:
         try:
-            results["test"] = evaluate(fit.model, loader, fit.task, fit.config.trainer.precision, fit.device)
+            results["test"] = evaluate(model, loader, fit.task, fit.config.trainer.precision, fit.device)
         finally:
             loader.close()
         results["tested"] = name

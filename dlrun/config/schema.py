@@ -119,6 +119,14 @@ class ScheduleConfig(ComponentConfig):
 
 
 @dataclass(frozen=True)
+class AveragingConfig(ComponentConfig):
+    """The average of the weights."""
+
+    evaluate: bool = True
+    """Evaluate the averaged weights: validation metrics, best checkpoint and early stopping are then about them."""
+
+
+@dataclass(frozen=True)
 class TrainerConfig:
     """The loop."""
 
@@ -192,6 +200,8 @@ class Config:
     """The run folder."""
     regularization: RegularizationConfig = field(default_factory=RegularizationConfig)
     """Penalties, noise and limits."""
+    averaging: AveragingConfig = AveragingConfig("none")
+    """The average of the weights."""
 
     def to_tree(self) -> dict[str, Any]:
         """The configuration as a plain tree, the form that YAML, JSON and checkpoints hold.
@@ -218,6 +228,7 @@ SECTIONS: dict[str, type[Any]] = {
     "schedule": ScheduleConfig,
     "loss": ComponentConfig,
     "task": ComponentConfig,
+    "averaging": AveragingConfig,
     "trainer": TrainerConfig,
     "run": RunConfig,
     "regularization": RegularizationConfig,

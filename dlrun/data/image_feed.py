@@ -20,6 +20,9 @@ from dlrun.data.statistics import Statistics
 from dlrun.data.statistics import fit as fit_statistics
 from dlrun.errors import CheckpointError, DataError, UserError
 
+PIXELS = Statistics("channel", torch.zeros(1, 1, 1), torch.full((1, 1, 1), 1 / 255))
+"""Normalising with these leaves the pixels as they are, but for their type."""
+
 
 class ImageFeed:
     """Normalised images with one label each.
@@ -110,6 +113,13 @@ class ImageFeed:
         source = self._source(split)
         return None if source is None else self._loader(source, self._config.data.eval_batch_size, shuffle=False)
 
+    def pixels(self, split: Split) -> BatchLoader | None:
+        """As :meth:`eval_loader`, but of float32 (B, C, H, W) in 0..255, for what is to be done before normalising."""
+        source = self._source(split)
+        if source is None:
+            return None
+        return self._loader(source, self._config.data.eval_batch_size, shuffle=False, statistics=PIXELS)
+
     def _loader(
         self,
         source: ImageSource,
@@ -117,6 +127,7 @@ class ImageFeed:
         *,
         shuffle: bool,
         augment: Sequence[Augmentation | Mixing] = (),
+        statistics: Statistics | None = None,
         drop_last: bool = False,
     ) -> BatchLoader:
         return make_loader(
@@ -126,7 +137,7 @@ class ImageFeed:
             shuffle=shuffle,
             augment=augment,
             num_classes=len(self.data.classes),
-            statistics=self.statistics,
+            statistics=self.statistics if statistics is None else statistics,
             device=self._device,
             resident=self._config.data.resident,
             workers=self._config.data.workers,

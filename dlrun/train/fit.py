@@ -19,6 +19,7 @@ from dlrun.optim.schedules import Schedule
 from dlrun.reproducibility import random_state, set_random_state
 from dlrun.runfolder import RunFolder
 from dlrun.tasks.base import Carried, Task
+from dlrun.train.average import WeightAverage
 from dlrun.train.state import State
 from dlrun.weights import load_weights
 
@@ -120,6 +121,7 @@ class Fit:
         device: where it runs.
         callbacks: by name, in the order in which they are called.
         frozen: modules that are not trained and stay in eval mode.
+        average: average of the weights along the training; None without one.
         origin: what the weights were before training, for the log; empty if fresh.
         regularizer: penalties, noise and limits of the training step; None if there are none.
         run: the run folder.
@@ -143,6 +145,7 @@ class Fit:
     device: torch.device
     callbacks: Mapping[str, Callback]
     frozen: tuple[nn.Module, ...] = ()
+    average: WeightAverage | None = None
     origin: str = ""
     regularizer: Regularizer | None = None
     run: RunFolder = field(init=False)
@@ -161,6 +164,12 @@ class Fit:
         self.model.train()
         for module in self.frozen:
             module.training = False
+
+    @property
+    def judged(self) -> WeightAverage | None:
+        """The average if evaluation is about it now; None if it is about the newest weights."""
+        average = self.average
+        return average if average is not None and average.looks and self.config.averaging.evaluate else None
 
     @property
     def lr(self) -> float:
@@ -185,6 +194,7 @@ class Fit:
         return {
             "config": self.config.to_tree(),
             "model": self.model.state_dict(),
+            **({} if self.average is None else self.average.payload()),
             "optimizer": self.optimizer.state_dict(),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "state": self.state.state_dict(),
@@ -210,6 +220,8 @@ class Fit:
             )
         self.feed.check_unchanged(payload["data"])
         load_weights(self.model, payload["model"])
+        if self.average is not None:
+            self.average.resume(payload)
         self.optimizer.load_state_dict(payload["optimizer"])
         if self.scaler is not None and payload["scaler"] is not None:
             self.scaler.load_state_dict(payload["scaler"])

@@ -15,7 +15,7 @@ from dlrun.train.evaluate import evaluate
 from dlrun.train.fit import EVENTS, Callback, Fit, log
 from dlrun.train.nan_hunt import naming_nan
 from dlrun.train.state import RESUMABLE
-from dlrun.train.step import TrainStep
+from dlrun.train.step import TrainStep, autocast
 
 REG_LOSS = "train/reg_loss"
 """The penalty on the weights, at the newest reading; ``train/loss`` is the loss of the data alone."""
@@ -102,7 +102,7 @@ class _Loop:
         fit, state, step, task = self.fit, self.fit.state, self.step, self.fit.task
         schedule, groups, base_lrs = fit.schedule, fit.optimizer.param_groups, fit.base_lrs
         steps_per_epoch, log_every, eval_steps = fit.steps_per_epoch, self.config.log_every, self.eval_steps
-        step_hooks, meters, clock = self.hooks["step_end"], fit.meters, time.perf_counter
+        step_hooks, meters, average, clock = self.hooks["step_end"], fit.meters, fit.average, time.perf_counter
         while state.batch < steps_per_epoch and state.stop is None:
             begin = clock()
             batch = next(batches)
@@ -117,6 +117,8 @@ class _Loop:
             size = task.size(batch)
             meters.add(output.loss, size, output.outputs, output.targets)
             state.step += 1
+            if average is not None:
+                average.look(state.step)
             state.batch += 1
             state.samples += size
             for hook in step_hooks:
@@ -187,8 +189,12 @@ class _Loop:
 
         metrics = {f"train/{name}": value for name, value in complete(fit.task, fit.epoch_reading.means()).items()}
         metrics.update({name: value for name, value in state.metrics.items() if name == REG_LOSS})
+        judged = fit.judged
+        if judged is not None:
+            judged.settle(fit.feed, fit.task, autocast(self.config.precision, fit.device), interrupted)
         if fit.val is not None:
-            values = evaluate(fit.evaluated, fit.val, fit.task, self.config.precision, fit.device, interrupted)
+            module = fit.evaluated if judged is None else judged.evaluated
+            values = evaluate(module, fit.val, fit.task, self.config.precision, fit.device, interrupted)
             if values is None:
                 return
             metrics.update({f"val/{name}": value for name, value in values.items()})

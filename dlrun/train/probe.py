@@ -56,4 +56,7 @@ def train_on_features(fit: Fit, head: Head) -> None:
     if fit.val is not None:
         fit.val = features(fit.val, train=False)
     fit.evaluated = module
+    if fit.average is not None:
+        (name,) = (name for name, known in model.named_modules() if known is module)
+        fit.average.evaluated = fit.average.model.get_submodule(name)
     fit.forward = cast(nn.Module, torch.compile(module)) if config.trainer.compile else module

@@ -100,12 +100,13 @@ class sample_text(Callback):  # named as in YAML
         self._size = state["size"]
 
     def _write_text(self, fit: Fit, vocabulary: Vocabulary) -> str:
+        model = fit.model if fit.judged is None else fit.judged.model
         # Frozen parts are in eval mode all the time.
-        modes = {module: module.training for module in fit.model.modules()}
-        fit.model.eval()
+        modes = {module: module.training for module in model.modules()}
+        model.eval()
         try:
             drawn = generate(
-                fit.model,
+                model,
                 start_tokens(vocabulary, self.prompt).to(fit.device),
                 self.length,
                 generator=torch.Generator().manual_seed(self.seed),

@@ -1,0 +1,279 @@
+"""A checkpoint rebuilt for evaluation, and its scores on a split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlrun.commands.request import Request
+from dlrun.commands.saved import Saved, load_saved
+from dlrun.config.rerun import EVAL_MAY_CHANGE
+from dlrun.config.sources import display_path
+from dlrun.errors import CheckpointError, UserError, did_you_mean
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from dlrun.data.feed import BatchLoader, Feed, Split
+    from dlrun.data.image_feed import ImageFeed
+    from dlrun.tasks.base import Task
+    from dlrun.views import Views
+
+TTA_WORDS = ("crop", "scales", "shift")
+"""Words of ``dlrun eval`` that say how ``tta=`` looks at an image."""
+_WORD_OF = {"crop": ("five_crop", "ten_crop"), "scales": ("multi_scale_ten_crop",), "shift": ("translate",)}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated.
+
+    Attributes:
+        saved: the checkpoint.
+        kind: of its weights: averaged, raw, or an empty text if the checkpoint has only one kind.
+        feed: the data, as its training saw them.
+        task: its task.
+        model: with these weights, on ``device``.
+        device: where it is.
+    """
+
+    saved: Saved
+    kind: str
+    feed: Feed
+    task: Task
+    model: nn.Module
+    device: torch.device
+
+    @property
+    def name(self) -> str:
+        """The checkpoint as messages name it."""
+        return display_path(self.saved.path.absolute())
+
+    @property
+    def step(self) -> int:
+        """Training step of the checkpoint."""
+        return int(self.saved.payload["state"]["step"])
+
+    def loader(self, split: Split) -> BatchLoader:
+        """The batches of a split.
+
+        Raises:
+            UserError: if the data have no such split.
+        """
+        return _there(self.feed.eval_loader(split), split)
+
+
+def load(path: Path, request: Request) -> Saved:
+    """The checkpoint at a path, with the overrides of the command line.
+
+    Raises:
+        UserError: if it cannot be used, or an override is wrong or changes what it was trained with.
+    """
+    why = "the checkpoint was trained with it, so eval cannot change it"
+    return load_saved(path, request.overrides, EVAL_MAY_CHANGE, why)
+
+
+def open_subject(saved: Saved, request: Request) -> Subject:
+    """Rebuild what a checkpoint describes, with its data.
+
+    Raises:
+        UserError: if the data are missing or do not fit, or the checkpoint lacks the weights that are asked for.
+    """
+    from dlrun.assembly import build_feed, build_model, build_task
+    from dlrun.reproducibility import resolve_device, set_determinism
+    from dlrun.weights import load_weights
+
+    config, payload = saved.config, saved.payload
+    weights, kind = saved.weights(request)
+    set_determinism(deterministic=config.trainer.deterministic, threads=config.trainer.threads)
+    device = resolve_device(config.device)
+    try:
+        feed = build_feed(config, device, payload["data"])
+    except CheckpointError as error:
+        raise CheckpointError(f"checkpoint {saved.path}: {error}") from None
+    model = build_model(config, feed.arguments, device)
+    load_weights(model, weights)
+    return Subject(saved, kind, feed, build_task(config, feed.arguments), model, device)
+
+
+def plain_scores(subject: Subject, split: Split) -> dict[str, Any]:
+    """Loss and metrics as in training; where samples have classes, also those of each class.
+
+    Raises:
+        UserError: if the data have no such split.
+    """
+    from dlrun.train.evaluate import evaluate
+
+    loader = subject.loader(split)
+    precision = subject.saved.config.trainer.precision
+    try:
+        if subject.saved.config.task.name == "sequence_labeling":
+            return _tag_scores(subject, loader)
+        if subject.feed.classes is None:
+            return evaluate(subject.model, loader, subject.task, precision, subject.device) or {}
+        outputs, targets = _predict(subject, subject.model, loader)
+    finally:
+        loader.close()
+    # First the loss, whose place in the report is the first.
+    loss = float(subject.task.loss(outputs, targets))
+    return {"loss": loss, **rates(subject, outputs, targets), **by_class(subject, outputs, targets)}
+
+
+def _tag_scores(subject: Subject, loader: BatchLoader) -> dict[str, Any]:
+    """Loss, accuracy, F1 of the tags and their mean; of BIO tags also the F1 of spans."""
+    from dlrun.losses import IGNORED
+    from dlrun.scores import confusion_matrix, is_bio, macro_f1, per_class, span_f1
+    from dlrun.train.evaluate import evaluate
+
+    names, precision = subject.feed.outputs, subject.saved.config.trainer.precision
+    scores = evaluate(subject.model, loader, subject.task, precision, subject.device) or {}
+    predicted, targets = _predict(subject, subject.model, loader)
+    counted = targets != IGNORED
+    predicted, targets = predicted[counted].long(), targets[counted]
+    rows = per_class(confusion_matrix(predicted, targets, len(names)), names)
+    report: dict[str, Any] = {**scores, "macro_f1": macro_f1(rows)}
+    if is_bio(names):
+        lengths = [count for batch in loader.epoch(0) for count in batch.counts]
+        report["span_f1"] = span_f1(*(_apart(tags, lengths, names) for tags in (predicted, targets)))
+    return {**report, "per_class": rows}
+
+
+def _apart(tags: Tensor, lengths: Sequence[int], names: Sequence[str]) -> list[str]:
+    """Names of the tags of sequences one after the other, with an O between each two."""
+    joined: list[str] = []
+    numbers = iter(tags.tolist())
+    for length in lengths:
+        joined += [*(names[tag] for tag in islice(numbers, length)), "O"]
+    return joined
+
+
+def classified(subject: Subject, split: Split, views: Views | None = None) -> tuple[Tensor, Tensor]:
+    """Scores (N, K) and labels (N,) of a split on the CPU, in its order; with views the logs of mean probabilities.
+
+    Raises:
+        UserError: if the data have no such split, or their samples no classes.
+    """
+    if views is None:
+        loader, model = subject.loader(split), subject.model
+    else:
+        from dlrun.combine import Viewed
+
+        feed = images_of(subject)
+        loader = _there(feed.pixels(split), split)
+        model = Viewed(subject.model, feed.statistics.to(subject.device), views)
+    try:
+        return _predict(subject, model, loader)
+    finally:
+        loader.close()
+
+
+def rates(subject: Subject, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+    """The metrics of classification, from scores (N, K) and labels (N,)."""
+    return {name: int(count) / len(targets) for name, count in subject.task.score(outputs, targets).items()}
+
+
+def likelihood(outputs: Tensor, targets: Tensor) -> float:
+    """Mean negative log-likelihood in nats of labels (N,) under scores (N, K): a loss that all nets have in common."""
+    from torch.nn.functional import cross_entropy
+
+    return float(cross_entropy(outputs, targets))
+
+
+def by_class(subject: Subject, outputs: Tensor, targets: Tensor) -> dict[str, Any]:
+    """Metrics of each class, the names of the classes and the confusion matrix."""
+    from dlrun.scores import confusion_matrix, per_class
+
+    classes = subject.feed.classes
+    assert classes is not None
+    confusion = confusion_matrix(outputs.argmax(1), targets, len(classes))
+    return {"per_class": per_class(confusion, classes), "classes": list(classes), "confusion": confusion.tolist()}
+
+
+def gain(better: Mapping[str, float], base: Mapping[str, float]) -> dict[str, float]:
+    """What each metric grew by."""
+    return {name: value - base[name] for name, value in better.items() if name in base}
+
+
+def images_of(subject: Subject) -> ImageFeed:
+    """The data of a checkpoint that classifies images.
+
+    Raises:
+        UserError: if it does something else.
+    """
+    from dlrun.data.image_feed import ImageFeed
+
+    if not isinstance(subject.feed, ImageFeed) or subject.saved.config.task.name != "classification":
+        raise UserError(
+            f"tta= is for classifiers of images, and {subject.name} is model {subject.saved.config.model.name!r} of "
+            f"data {subject.saved.config.data.name!r} ({subject.feed.kind}) with task "
+            f"{subject.saved.config.task.name!r}; leave it out"
+        )
+    return subject.feed
+
+
+def check_tta_words(request: Request) -> None:
+    """Check the words of test-time augmentation that need no data.
+
+    Raises:
+        UserError: if one is wrong or has no effect.
+    """
+    from dlrun.views import NAMES
+
+    name = request.reserved.get("tta")
+    if name is not None and name not in NAMES:
+        raise UserError(f"tta={name}: unknown; {did_you_mean(name, NAMES)}")
+    for word, owners in _WORD_OF.items():
+        if word in request.reserved and name not in owners:
+            raise UserError(f"{word}={request.reserved[word]}: is an option of tta={' and tta='.join(owners)}")
+
+
+def views_for(subject: Subject, request: Request) -> Views | None:
+    """How ``tta=`` looks at the images of a checkpoint; None without it.
+
+    Raises:
+        UserError: if it does not classify images, or an option is out of range.
+    """
+    from dlrun.views import make_views
+
+    name = request.reserved.get("tta")
+    if name is None:
+        return None
+    feed = images_of(subject)
+    _, height, width = feed.data.input_shape
+    scales = request.reserved.get("scales")
+    try:
+        sides = None if scales is None else [int(word) for word in scales.strip("[]").split(",")]
+    except ValueError:
+        example = f"scales=[{height},{height + 4}]"
+        raise UserError(f"scales={scales}: must be whole numbers of pixels, such as {example}") from None
+    try:
+        return make_views(
+            name,  # type: ignore[arg-type]
+            (height, width),
+            shift=request.whole("shift") or 1,
+            crop=request.whole("crop"),
+            scales=sides,
+        )
+    except ValueError as error:
+        raise UserError(f"tta={name}: {error}") from None
+
+
+def _predict(subject: Subject, model: nn.Module, loader: BatchLoader) -> tuple[Tensor, Tensor]:
+    from dlrun.train.evaluate import predict
+
+    return predict(model, loader, subject.task, subject.saved.config.trainer.precision, subject.device)
+
+
+def _there(loader: BatchLoader | None, split: Split) -> BatchLoader:
+    if loader is None:
+        raise UserError(f"split={split}: the data have no {split} split")
+    return loader
+
+
+def tta_facts(views: Views) -> dict[str, Any]:
+    """What a report holds of the views."""
+    return {"name": views.name, "views": len(views), "note": views.note}

@@ -1,0 +1,79 @@
+"""Keeping a checkpoint at the end of each cycle of the learning rate."""
+
+from __future__ import annotations
+
+from dlrun import checkpoint as files
+from dlrun.errors import UserError
+from dlrun.optim.averaging import cycle_ends
+from dlrun.registry import CALLBACKS
+from dlrun.train.fit import Callback, Fit, log
+from dlrun.types import PositiveDuration, PositiveInt
+
+
+@CALLBACKS.register
+class snapshots(Callback):  # named as in YAML
+    """Keep a checkpoint at the end of each cycle of the learning rate; ``dlrun eval ensemble=snapshots`` joins them.
+
+    Files in ``checkpoints/``: ``snapshot_1.pt``, ``snapshot_2.pt``, ... A cycle ends where the rate is lowest before it
+    rises again, and with the training; which schedule makes it does not matter.
+
+    Args:
+        every: instead, one each so many epochs or steps; null: at the ends of the cycles.
+        count: instead, so many in equal distances, the last at the end of the training.
+
+    Raises:
+        ValueError: if ``every`` is a wall-clock time, or both are given.
+
+    Source: Huang et al. 2017, "Snapshot ensembles: train 1, get M for free"
+    """
+
+    def __init__(self, *, every: PositiveDuration | None = None, count: PositiveInt | None = None) -> None:
+        if every is not None and count is not None:
+            raise ValueError(f"every={every} and count={count} exclude each other")
+        if every is not None and every.is_time:
+            raise ValueError(f"every={every}: must be in epochs (ep) or steps (st)")
+        self.every = every
+        self.count = count
+        self._ends: tuple[int, ...] = ()
+        self._failed = False
+
+    def fit_start(self, fit: Fit) -> None:
+        """Find the steps.
+
+        Raises:
+            UserError: if the learning rate has no cycles, or the training is too short.
+        """
+        total = fit.total_steps
+        if self.every is not None:
+            interval = max(1, self.every.steps(fit.steps_per_epoch))
+            self._ends = tuple(range(interval, total + 1, interval))
+        elif self.count is not None:
+            self._ends = tuple(sorted({round(total * (i + 1) / self.count) for i in range(self.count)} - {0}))
+        else:
+            self._ends = cycle_ends([fit.schedule(step) for step in range(total)])
+        if len(self._ends) < 2:
+            found = "is too short for two of them" if self.every or self.count else "has no cycles"
+            raise UserError(
+                f"callbacks.snapshots: the training ({total} steps, schedule {fit.config.schedule.name!r}) {found}; "
+                "take a cyclic schedule, or say when with callbacks.snapshots.count=5 or callbacks.snapshots.every=10ep"
+            )
+
+    def step_end(self, fit: Fit) -> None:
+        """Ask for a checkpoint at the end of a cycle."""
+        if fit.state.step in self._ends:
+            fit.state.request_checkpoint()
+
+    def checkpoint(self, fit: Fit) -> None:
+        """Write the snapshot; without space there is none and the run goes on."""
+        if fit.state.step not in self._ends:
+            return
+        path = fit.run.checkpoints / f"snapshot_{self._ends.index(fit.state.step) + 1}.pt"
+        try:
+            files.save(path, fit.payload())
+        except OSError as error:
+            if not self._failed:
+                log.warning("%s cannot be written: %s. The run goes on without it", path.name, error.strerror)
+            self._failed = True
+            return
+        # A resumed run writes the same snapshot again.
+        files.previous_of(path).unlink(missing_ok=True)
