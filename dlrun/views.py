@@ -83,12 +83,12 @@ def make_views(
     """
     shorter = min(size)
     if name == "flip":
-        return Views(name, "", _evenly(_with_mirror([_same])))
+        return Views(name, "", _evenly(_and_mirrored([_same])))
     if name == "translate":
         if not 1 <= shift < shorter:
             raise ValueError(f"shift={shift}: must be in 1 to {shorter - 1}, less than the image")
-        moved = _with_mirror([_moved(shift, 0), _moved(shift, 2 * shift)])
-        half = [(weight / 2, view) for weight, view in _evenly(_with_mirror([_same]))]
+        moved = _and_mirrored([_moved(shift, 0), _moved(shift, 2 * shift)])
+        half = [(weight / 2, view) for weight, view in _evenly(_and_mirrored([_same]))]
         parts = (*half, *((weight / 2, view) for weight, view in _evenly(moved)))
         return Views(name, f"by {shift} {'pixel' if shift == 1 else 'pixels'}", parts)
     if name in ("five_crop", "ten_crop"):
@@ -96,12 +96,12 @@ def make_views(
         if not 1 <= side <= shorter:
             raise ValueError(f"crop={side}: must be in 1 to {shorter}, the side of the images")
         cuts = _crops(size, side / shorter)
-        chosen = cuts if name == "five_crop" else _with_mirror(cuts)
+        chosen = cuts if name == "five_crop" else _and_of_mirror(cuts)
         return Views(name, f"{side} of {shorter} pixels", _evenly(chosen))
     sides = _default_scales(shorter) if scales is None else list(scales)
     if not sides or min(sides) < shorter or len(set(sides)) < len(sides):
         raise ValueError(f"scales={sides}: must be different sizes from {shorter} pixels on, the side of the images")
-    groups = [_evenly(_with_mirror(_crops(size, shorter / side))) for side in sides]
+    groups = [_evenly(_and_of_mirror(_crops(size, shorter / side))) for side in sides]
     return Views(
         name,
         f"at {', '.join(map(str, sides))} pixels",
@@ -118,13 +118,22 @@ def _evenly(views: Sequence[View]) -> tuple[tuple[float, View], ...]:
     return tuple((1 / len(views), view) for view in views)
 
 
-def _with_mirror(views: Sequence[View]) -> list[View]:
-    return [*views, *(_mirrored(view) for view in views)]
+def _and_mirrored(views: Sequence[View]) -> list[View]:
+    """The views, and each as it is in a mirror."""
+
+    def mirrored(view: View) -> View:
+        return lambda images: view(images).flip(-1)
+
+    return [*views, *(mirrored(view) for view in views)]
 
 
-def _mirrored(view: View) -> View:
-    # The mirror image of a set of corners is the set of corners of the mirror image.
-    return lambda images: view(images).flip(-1)
+def _and_of_mirror(views: Sequence[View]) -> list[View]:
+    """The views, and the same of the mirror image."""
+
+    def of_mirror(view: View) -> View:
+        return lambda images: view(images.flip(-1))
+
+    return [*views, *(of_mirror(view) for view in views)]
 
 
 def _same(images: Tensor) -> Tensor:

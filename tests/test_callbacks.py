@@ -42,8 +42,8 @@ from dlrun.train.monitor import better
 from dlrun.train.state import State
 from dlrun.types import Duration
 
-REQUIRED: dict[str, dict[str, Any]] = {"max_time": {"limit": Duration(1, "h")}}
-"""Options without a default."""
+REQUIRED: dict[str, dict[str, Any]] = {"max_time": {"limit": Duration(1, "h")}, "snapshots": {"count": 2}}
+"""Options without a default, or whose default is for cyclic schedules only."""
 
 
 # The contract of every callback

@@ -233,6 +233,7 @@ STEPS = {
     "lion": ("optimizer=lion",),
     "lamb": ("optimizer=lamb",),
     "muon": ("optimizer=muon", "model.hidden=[16,16]"),
+    "ema": ("averaging=ema",),
 }
 
 

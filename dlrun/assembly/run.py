@@ -170,5 +170,7 @@ def build_fit(config: Config, prepared: Prepared, open_run: Callable[[], RunFold
         assert head is not None
         train_on_features(fit, head)
     check_full_batch(fit)
+    for callback in callbacks.values():
+        callback.check(fit)
     fit.run = open_run()
     return fit

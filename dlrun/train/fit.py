@@ -67,6 +67,9 @@ class Callback:
     What must survive a resume goes through ``state_dict`` and ``load_state_dict``.
     """
 
+    def check(self, fit: Fit) -> None:
+        """No event: before the run folder is made, refuse what cannot work in this run, with a ``UserError``."""
+
     def fit_start(self, fit: Fit) -> None:
         """Before the first step of this process."""
 

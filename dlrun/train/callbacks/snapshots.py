@@ -37,26 +37,33 @@ class snapshots(Callback):  # named as in YAML
         self._ends: tuple[int, ...] = ()
         self._failed = False
 
-    def fit_start(self, fit: Fit) -> None:
-        """Find the steps.
+    def check(self, fit: Fit) -> None:
+        """Refuse what leaves less than two snapshots.
 
         Raises:
             UserError: if the learning rate has no cycles, or the training is too short.
         """
+        if len(self._find(fit)) < 2:
+            found = "is too short for two of them" if self.every or self.count else "has no cycles"
+            raise UserError(
+                f"callbacks.snapshots: the training ({fit.total_steps} steps, schedule {fit.config.schedule.name!r}) "
+                f"{found}; take a cyclic schedule, or say when with callbacks.snapshots.count=5 or "
+                "callbacks.snapshots.every=10ep"
+            )
+
+    def fit_start(self, fit: Fit) -> None:
+        """Find the steps."""
+        self._ends = self._find(fit)
+
+    def _find(self, fit: Fit) -> tuple[int, ...]:
+        """Steps done at which a snapshot is due."""
         total = fit.total_steps
         if self.every is not None:
             interval = max(1, self.every.steps(fit.steps_per_epoch))
-            self._ends = tuple(range(interval, total + 1, interval))
-        elif self.count is not None:
-            self._ends = tuple(sorted({round(total * (i + 1) / self.count) for i in range(self.count)} - {0}))
-        else:
-            self._ends = cycle_ends([fit.schedule(step) for step in range(total)])
-        if len(self._ends) < 2:
-            found = "is too short for two of them" if self.every or self.count else "has no cycles"
-            raise UserError(
-                f"callbacks.snapshots: the training ({total} steps, schedule {fit.config.schedule.name!r}) {found}; "
-                "take a cyclic schedule, or say when with callbacks.snapshots.count=5 or callbacks.snapshots.every=10ep"
-            )
+            return tuple(range(interval, total + 1, interval))
+        if self.count is not None:
+            return tuple(sorted({round(total * (i + 1) / self.count) for i in range(self.count)} - {0}))
+        return cycle_ends([fit.schedule(step) for step in range(total)])
 
     def step_end(self, fit: Fit) -> None:
         """Ask for a checkpoint at the end of a cycle."""
