@@ -233,7 +233,8 @@ def _print(report: Mapping[str, Any], names: Sequence[str]) -> None:
 
 
 def _label(member: Mapping[str, Any]) -> str:
-    return f"{member['checkpoint']} (step {member['step']}{', averaged' * (member.get('weights') == 'averaged')})"
+    kind = member.get("weights", "")
+    return f"{member['checkpoint']} (step {member['step']}{kind and f', {kind}'})"
 
 
 def _place(paths: Sequence[Path], split: Split, request: Request, *, snapshots: bool) -> tuple[Path, str]:
