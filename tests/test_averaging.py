@@ -224,6 +224,38 @@ def test_recomputed_statistics_are_those_of_torch(tmp_path: Path, batches: int |
     assert all(module.momentum == 0.1 for module in fit.average.model.modules() if isinstance(module, nn.BatchNorm2d))
 
 
+def test_auxiliary_heads_keep_their_statistics(tmp_path: Path) -> None:
+    class Aided(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.main, self.aid = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.main(x) + (self.aid(x) if self.training else 0)  # type: ignore[no-any-return]
+
+    fit = make_fit(tmp_path, *BN, callbacks={})
+    model = Aided()
+    model(torch.randn(5, 3))
+    plan = averaging.ema(1, batch_norm="recompute", batches=1)
+    average = WeightAverage(model, plan)
+    average.look(1)
+
+    class Feed:
+        def train_loader(self) -> Any:
+            return self
+
+        def epoch(self, epoch: int) -> Any:
+            yield torch.full((4, 3), 2.0), torch.tensor([0, 1, 2, 0])
+
+        def close(self) -> None:
+            pass
+
+    feed: Any = Feed()
+    average.settle(feed, fit.task, torch.no_grad())
+    assert average.model.get_buffer("main.running_mean").tolist() == [2, 2, 2]
+    assert torch.equal(average.model.get_buffer("aid.running_mean"), model.aid.running_mean)
+
+
 def test_a_recomputation_that_is_interrupted_leaves_all_as_it_was(tmp_path: Path) -> None:
     fit = make_fit(tmp_path, *RESNET, "averaging={name: swa, start: 0.0, every: 4st}", callbacks={})
     train(fit)
@@ -343,12 +375,18 @@ LANGUAGE = (
     ],
 )
 def test_a_resumed_run_goes_on_exactly(tmp_path: Path, words: tuple[str, ...]) -> None:
+    assert_exact_resume(tmp_path, "augment=crop_flip", *words)
+
+
+def assert_exact_resume(tmp_path: Path, *words: str) -> None:
+    """A run that is stopped after step 11 and resumed ends as one that is left alone."""
+
     class Stop(Callback):
         def step_end(self, fit: Fit) -> None:
             if fit.state.step == 11:
                 fit.state.request_stop("signal", "received SIGTERM")
 
-    chosen = ("augment=crop_flip", *words, "callbacks.tensorboard=null")
+    chosen = (*words, "callbacks.tensorboard=null")
     whole, broken, resumed = (make_fit(tmp_path, *chosen) for _ in range(3))
     broken.callbacks = {**broken.callbacks, "stop": Stop()}
     resumed.run = broken.run
@@ -398,6 +436,7 @@ def test_an_averaged_language_model_writes_and_carries_on(tmp_path: Path) -> Non
         name.removeprefix("val/"): v for name, v in fit.state.metrics.items() if name.startswith("val/")
     }
     assert main(["sample", f"checkpoint={fit.run.path}", "length=5", "seed=1", "weights=averaged"]) == 0
+    assert_exact_resume(tmp_path, *words)
 
 
 # Snapshots

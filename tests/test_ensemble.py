@@ -391,6 +391,11 @@ def test_several_checkpoints_with_views_in_a_table(
 
 # What is refused
 
+PAIRS = (
+    *("data={name: pairs, kind: reverse, samples: 60, batch_size: 16}", "model={name: seq2seq, hidden_size: 8}"),
+    *("task=seq2seq", "trainer.limit_batches=2", "callbacks.checkpoint.monitor=val/accuracy"),
+)
+
 
 @pytest.mark.parametrize(
     ("words", "message"),
@@ -411,7 +416,7 @@ def test_several_checkpoints_with_views_in_a_table(
         (("checkpoint={first}", "tta=ten_crop", "crop=9"), "tta=ten_crop: crop=9: must be in 1 to 8"),
         (("checkpoint={first}", "tta=multi_scale_ten_crop", "scales=[8,x]"), "must be whole numbers of pixels"),
         (("checkpoint={writer}", "tta=flip", "split=val"), "tta= is for classifiers of images"),
-        (("checkpoint={pairs}", "ensemble=true"), "an ensemble needs at least two"),
+        (("checkpoint=[{pairs},{first}]", "ensemble=true"), "has no probabilities of whole sequences to average"),
     ],
 )
 def test_wrong_input(
@@ -423,9 +428,10 @@ def test_wrong_input(
     message: str,
 ) -> None:
     places = {name: fit.run.path for name, fit in members.items()} | {"writer": writers[0].run.path}
-    for name, extra in (("few", "data.classes=3"), ("other", "data.split_seed=7"), ("pairs", "seed=9")):
+    made = {"few": (*WORDS, "data.classes=3"), "other": (*WORDS, "data.split_seed=7"), "pairs": PAIRS}
+    for name, extra in made.items():
         if any(f"{{{name}}}" in word for word in words):
-            fit = make_fit(tmp_path / name, *WORDS, extra, "trainer.epochs=1")
+            fit = make_fit(tmp_path / name, *extra, "trainer.epochs=1", "callbacks.tensorboard=null")
             train(fit)
             places[name] = fit.run.path
     code, _, err = dlrun_eval(*(word.format(**places) for word in words))

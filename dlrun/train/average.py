@@ -96,7 +96,7 @@ class WeightAverage:
         """
         if self._plan.batches == 0 or not self._norms or self._settled == self.looks:
             return
-        before = [buffer.clone() for norm in self._norms for buffer in norm.buffers(recurse=False)]
+        before = [[buffer.clone() for buffer in norm.buffers(recurse=False)] for norm in self._norms]
         momenta = [norm.momentum for norm in self._norms]
         loader = feed.train_loader()
         carried: Carried = None
@@ -115,12 +115,12 @@ class WeightAverage:
             self._settled, done = self.looks, True
         finally:
             loader.close()
-            for norm, momentum in zip(self._norms, momenta, strict=True):
+            for norm, momentum, former in zip(self._norms, momenta, before, strict=True):
                 norm.momentum = momentum
+                # Auxiliary heads have no part in an evaluation, and keep the statistics that they had.
+                if not done or not norm.num_batches_tracked:
+                    torch._foreach_copy_(list(norm.buffers(recurse=False)), former)
             self.model.eval()
-            if not done:
-                buffers = [buffer for norm in self._norms for buffer in norm.buffers(recurse=False)]
-                torch._foreach_copy_(buffers, before)
 
     def payload(self) -> dict[str, Any]:
         """What a checkpoint holds of it; nothing before the first look."""

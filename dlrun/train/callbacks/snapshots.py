@@ -52,8 +52,10 @@ class snapshots(Callback):  # named as in YAML
             )
 
     def fit_start(self, fit: Fit) -> None:
-        """Find the steps."""
+        """Find the steps, and clear what a killed process left behind."""
         self._ends = self._find(fit)
+        for path in fit.run.checkpoints.glob("previous_snapshot_*.pt"):
+            path.unlink()
 
     def _find(self, fit: Fit) -> tuple[int, ...]:
         """Steps done at which a snapshot is due."""
