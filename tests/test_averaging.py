@@ -329,6 +329,7 @@ def test_the_commands_take_the_averaged_weights(
     assert main(["train", *words, *small, *rest]) == 0
     out = capsys.readouterr().out
     assert "best checkpoint, averaged weights" in out
+    assert "averaging   ema of the weights, evaluated" in out
     (run,) = (tmp_path / "runs").iterdir()
     tested = json.loads((run / "results.json").read_text())["test"]
     for weights in ("auto", "averaged", "raw"):

@@ -211,6 +211,9 @@ def _announce(fit: Fit, *, resumed: bool) -> None:
     if trained < parameters:
         cached = ", on features computed once" if config.model.cache_features else ""
         log.info("trained     %s parameters, %s frozen%s", f"{trained:,}", f"{parameters - trained:,}", cached)
+    if fit.average is not None:
+        judged = "evaluated" if config.averaging.evaluate else "saved beside the others"
+        log.info("averaging   %s of the weights, %s", config.averaging.name, judged)
     if resumed and state.step:
         log.info("resumed     at step %d of %d (epoch %d)", state.step, fit.total_steps, state.epoch + 1)
 
