@@ -23,9 +23,8 @@ from dlrun.commands.scoring import (
     load,
     open_subject,
     rates,
-    tta_facts,
-    views_for,
 )
+from dlrun.commands.tta import tta_facts, views_for
 from dlrun.config.sources import display_path
 from dlrun.errors import CheckpointError, UserError
 from dlrun.logs import log

@@ -12,16 +12,14 @@ from dlrun.commands.saved import Saved, home, listed
 from dlrun.commands.scoring import (
     Subject,
     by_class,
-    check_tta_words,
     classified,
     likelihood,
     load,
     open_subject,
     plain_scores,
     rates,
-    tta_facts,
-    views_for,
 )
+from dlrun.commands.tta import check_tta_words, tta_facts, views_for
 from dlrun.errors import EXIT_DONE, UserError, did_you_mean
 from dlrun.logs import start_console
 

@@ -12,7 +12,7 @@ from dlrun.commands.request import Request
 from dlrun.commands.saved import Saved, load_saved
 from dlrun.config.rerun import EVAL_MAY_CHANGE
 from dlrun.config.sources import display_path
-from dlrun.errors import CheckpointError, UserError, did_you_mean
+from dlrun.errors import CheckpointError, UserError
 
 if TYPE_CHECKING:
     import torch
@@ -22,10 +22,6 @@ if TYPE_CHECKING:
     from dlrun.data.image_feed import ImageFeed
     from dlrun.tasks.base import Task
     from dlrun.views import Views
-
-TTA_WORDS = ("crop", "scales", "shift")
-"""Words of ``dlrun eval`` that say how ``tta=`` looks at an image."""
-_WORD_OF = {"crop": ("five_crop", "ten_crop"), "scales": ("multi_scale_ten_crop",), "shift": ("translate",)}
 
 
 @dataclass(frozen=True)
@@ -215,53 +211,6 @@ def images_of(subject: Subject) -> ImageFeed:
     return subject.feed
 
 
-def check_tta_words(request: Request) -> None:
-    """Check the words of test-time augmentation that need no data.
-
-    Raises:
-        UserError: if one is wrong or has no effect.
-    """
-    from dlrun.views import NAMES
-
-    name = request.reserved.get("tta")
-    if name is not None and name not in NAMES:
-        raise UserError(f"tta={name}: unknown; {did_you_mean(name, NAMES)}")
-    for word, owners in _WORD_OF.items():
-        if word in request.reserved and name not in owners:
-            raise UserError(f"{word}={request.reserved[word]}: is an option of tta={' and tta='.join(owners)}")
-
-
-def views_for(subject: Subject, request: Request) -> Views | None:
-    """How ``tta=`` looks at the images of a checkpoint; None without it.
-
-    Raises:
-        UserError: if it does not classify images, or an option is out of range.
-    """
-    from dlrun.views import make_views
-
-    name = request.reserved.get("tta")
-    if name is None:
-        return None
-    feed = images_of(subject)
-    _, height, width = feed.data.input_shape
-    scales = request.reserved.get("scales")
-    try:
-        sides = None if scales is None else [int(word) for word in scales.strip("[]").split(",")]
-    except ValueError:
-        example = f"scales=[{height},{height + 4}]"
-        raise UserError(f"scales={scales}: must be whole numbers of pixels, such as {example}") from None
-    try:
-        return make_views(
-            name,  # type: ignore[arg-type]
-            (height, width),
-            shift=request.whole("shift") or 1,
-            crop=request.whole("crop"),
-            scales=sides,
-        )
-    except ValueError as error:
-        raise UserError(f"tta={name}: {error}") from None
-
-
 def _predict(subject: Subject, model: nn.Module, loader: BatchLoader) -> tuple[Tensor, Tensor]:
     from dlrun.train.evaluate import predict
 
@@ -272,8 +221,3 @@ def _there(loader: BatchLoader | None, split: Split) -> BatchLoader:
     if loader is None:
         raise UserError(f"split={split}: the data have no {split} split")
     return loader
-
-
-def tta_facts(views: Views) -> dict[str, Any]:
-    """What a report holds of the views."""
-    return {"name": views.name, "views": len(views), "note": views.note}
