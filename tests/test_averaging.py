@@ -367,7 +367,7 @@ LANGUAGE = (
     "words",
     [
         (*BN, "averaging={name: ema, batch_norm: recompute, batches: 2}", "trainer.eval_every=4st"),
-        (*BN, "averaging={name: swa, start: 0.4, every: 2st}", "trainer.precision=bf16", "trainer.eval_every=7st"),
+        (*BN, "averaging={name: swa, start: 0.4, every: 2st}", "augment=[mixup]", "trainer.eval_every=7st"),
         (*BN, "averaging={name: ema, start: 12st, every: 2st}", "trainer.precision=fp16"),
         (*RESNET, "averaging=ema", "trainer.channels_last=true", "model.freeze=stem", SAMPLES),
         (*RESNET, "averaging=ema", "model.freeze=all_but_head", "model.cache_features=true", "augment=none", SAMPLES),
