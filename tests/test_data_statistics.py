@@ -136,8 +136,8 @@ def test_state_survives_a_checkpoint() -> None:
 
 
 def test_wrong_use_is_refused() -> None:
-    with pytest.raises(ValueError, match="kind must be one of channel, mean_image, none"):
-        fit(source(), "zca")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="kind must be one of channel, mean_image, none, pca, zca"):
+        fit(source(), "whitened")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="sample must be >= 1"):
         fit(source(), "channel", sample=0)
     with pytest.raises(ValueError, match="no images"):

@@ -27,6 +27,7 @@ from dlrun.assembly.training import (
 from dlrun.config.schema import Config
 from dlrun.data.feed import Feed
 from dlrun.data.statistics import Statistics
+from dlrun.data.whitening import WHITENINGS
 from dlrun.errors import UserError
 from dlrun.reproducibility import resolve_device, seed_all, set_determinism
 from dlrun.runfolder import RunFolder
@@ -35,6 +36,11 @@ from dlrun.train.probe import train_on_features
 from dlrun.train.state import State
 from dlrun.transfer import ALL_BUT_HEAD, Head, freeze, start_from
 from dlrun.weights import Weights, load_weights, read_weights
+
+_WINDOWED = (
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Unfold, nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d),
+    *(nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ def prepare(config: Config, saved: Mapping[str, Any] | None = None) -> Prepared:
         keep_freed_memory()
     _refuse_idle(config)
     weights = read_weights(config.model) if saved is None else None
-    statistics = _statistics_of_weights(weights, saved) if config.data.normalize == "weights" else None
+    statistics = _given_statistics(config, weights, saved)
     earlier = None if saved is None else saved["data"]
     return Prepared(device, build_feed(config, device, statistics=statistics, earlier=earlier), weights, saved)
 
@@ -92,9 +98,21 @@ def _refuse_idle(config: Config) -> None:
             raise UserError(f"model.cache_features=true: {remedy}, or cache_features=false")
 
 
-def _statistics_of_weights(weights: Weights | None, saved: Mapping[str, Any] | None) -> Statistics:
-    if saved is not None:
+def _given_statistics(config: Config, weights: Weights | None, saved: Mapping[str, Any] | None) -> Statistics | None:
+    """What images are normalised with, unless it is to be measured."""
+    of_weights = config.data.normalize == "weights"
+    if of_weights and config.data.contrast_normalize:
+        raise UserError(
+            "data.contrast_normalize=true has no effect with normalize=weights: the images are prepared as they were "
+            "for these weights; set it to false"
+        )
+    if saved is not None and "statistics" in saved["data"] and (of_weights or config.data.normalize in WHITENINGS):
+        # Whitening takes its time, and the last bits of its matrix depend on the machine.
         return Statistics.from_state(saved["data"]["statistics"])
+    return _statistics_of_weights(weights) if of_weights else None
+
+
+def _statistics_of_weights(weights: Weights | None) -> Statistics:
     if weights is None:
         raise UserError("data.normalize=weights: there are no weights; set model.weights, or data.normalize=channel")
     if weights.statistics is None:
@@ -113,6 +131,23 @@ def _start(config: Config, model: nn.Module, prepared: Prepared, head: Head | No
         assert head is not None
         return start_from(model, prepared.weights, head, config.model.head, prepared.feed.outputs)
     return ""
+
+
+def refuse_rotated_images(config: Config, model: nn.Module) -> None:
+    """Check that a model that looks at neighbouring pixels gets images.
+
+    Raises:
+        UserError: if the images are rotated by PCA and the model has layers with a window.
+    """
+    if config.data.normalize != "pca":
+        return
+    for name, module in model.named_modules():
+        if isinstance(module, _WINDOWED):
+            raise UserError(
+                f"data.normalize=pca: the numbers are no longer pixels with neighbours, but the layer {name} "
+                f"({type(module).__name__}) of model {config.model.name!r} looks at neighbours; set "
+                "data.normalize=zca, whose result is an image, or take model=mlp or model=linear"
+            )
 
 
 def build_fit(config: Config, prepared: Prepared, open_run: Callable[[], RunFolder]) -> Fit:
@@ -134,6 +169,7 @@ def build_fit(config: Config, prepared: Prepared, open_run: Callable[[], RunFold
     train, val = feed.train_loader(), feed.eval_loader("val")
     seed_all(config.seed)
     model = build_model(config, feed.arguments, device)
+    refuse_rotated_images(config, model)
     init_from_data(model, feed)
     head = find_head(config, model, feed.arguments, feed.counted)
     origin = _start(config, model, prepared, head)

@@ -26,7 +26,7 @@ from dlrun.types import (
 )
 
 Precision = Literal["fp32", "bf16", "fp16"]
-Normalization = Literal["channel", "mean_image", "none", "weights"]
+Normalization = Literal["channel", "mean_image", "pca", "zca", "none", "weights"]
 Seed = Annotated[int, Range(ge=0, lt=2**63)]
 """What torch's generators take."""
 
@@ -74,6 +74,14 @@ class DataConfig(ComponentConfig):
     """Worker processes of the streaming path; 0 reads in the main process."""
     drop_last: bool
     """Leave out the last, smaller batch of an epoch."""
+    whitening_epsilon: NonNegativeFloat = 0.01
+    """With normalize=pca or zca: added to the variance of each direction, in units of the mean variance of a number."""
+    contrast_normalize: bool = False
+    """Give each image for itself mean 0 and one standard deviation, before normalize."""
+    contrast_scale: PositiveFloat = 1.0
+    """With contrast_normalize: the standard deviation of each image."""
+    contrast_bias: NonNegativeFloat = 10.0
+    """With contrast_normalize: added to the variance of an image's pixels (0..255), so that flat images stay flat."""
 
 
 @dataclass(frozen=True)

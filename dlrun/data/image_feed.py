@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -18,6 +19,7 @@ from dlrun.data.order import generator, permutation
 from dlrun.data.source import ImageData, ImageSource, first
 from dlrun.data.statistics import Statistics
 from dlrun.data.statistics import fit as fit_statistics
+from dlrun.data.whitening import WHITENINGS, Contrast
 from dlrun.errors import CheckpointError, DataError, UserError
 
 PIXELS = Statistics("channel", torch.zeros(1, 1, 1), torch.full((1, 1, 1), 1 / 255))
@@ -34,7 +36,8 @@ class ImageFeed:
         device: where the batches are wanted.
         stored: what a checkpoint holds of its data: the statistics are then those, and the classes and the size of the
             images must be.
-        statistics: of the weights that training starts from; None: what ``data.normalize`` says, of the training split.
+        statistics: of the weights that training starts from, or of the checkpoint that it goes on from; None: what
+            ``data.normalize`` says, of the training split.
         colours: of the training split, where augmentations were made with them; the checkpoint keeps them.
 
     Raises:
@@ -65,7 +68,9 @@ class ImageFeed:
         self.soft_targets = self._pipeline.soft
         self._colours = colours
         if stored is None:
-            self.statistics = _fitted(data, config) if statistics is None else _fitting(statistics, data.input_shape)
+            self.statistics = (
+                _fitted(data, config) if statistics is None else _fitting(statistics, data.input_shape, config)
+            )
         else:
             _check_classes(tuple(stored["classes"]), data.classes)
             if list(data.input_shape) != list(stored["input_shape"]):
@@ -186,8 +191,7 @@ class ImageFeed:
         same = (
             list(self.data.classes) == stored["classes"]
             and list(self.data.input_shape) == stored["input_shape"]
-            and torch.equal(self.statistics.mean.cpu(), statistics.mean)
-            and torch.equal(self.statistics.std.cpu(), statistics.std)
+            and self._measured_again().agrees(statistics)
         )
         if not same:
             raise CheckpointError(
@@ -195,18 +199,29 @@ class ImageFeed:
                 "statistics of the training split differ), so the run cannot be continued exactly; start a new run"
             )
 
+    def _measured_again(self) -> Statistics:
+        """The statistics, or the part of them that is quickly measured, of the images as they are now."""
+        if self._config.data.normalize not in WHITENINGS:
+            return self.statistics
+        # A resumed run whitens with the matrix of its checkpoint; the mean image tells whether the images are the same.
+        mean = fit_statistics(self.data.train, "mean_image", contrast=self.statistics.contrast).mean
+        return replace(self.statistics, mean=mean)
 
-def _fitting(statistics: Statistics, input_shape: tuple[int, int, int]) -> Statistics:
-    """Statistics of weights, for images of another number of channels where that has a meaning."""
+
+def _fitting(statistics: Statistics, input_shape: tuple[int, int, int], config: Config) -> Statistics:
+    """Statistics of weights or of a checkpoint, for images of another number of channels where that has a meaning."""
     channels, *size = input_shape
     mean, std = statistics.mean, statistics.std
-    if channels == 1 and len(mean) == 3:
+    if channels == 1 and len(mean) == 3 and statistics.matrix is None:
         # Grey images are what the sum of the colour filters sees in an image of equal channels.
-        return Statistics(statistics.kind, mean.mean(0, keepdim=True), std.mean(0, keepdim=True))
-    if len(mean) not in (1, channels) or list(mean.shape[1:]) not in ([1, 1], size):
+        return replace(statistics, mean=mean.mean(0, keepdim=True), std=std.mean(0, keepdim=True))
+    fitting = len(mean) in (1, channels) and list(mean.shape[1:]) in ([1, 1], size)
+    if statistics.matrix is not None:
+        fitting = tuple(mean.shape) == tuple(input_shape)
+    if not fitting:
         raise UserError(
-            f"data.normalize=weights: the weights were trained on images of another form (means of shape "
-            f"{tuple(mean.shape)}, images of {tuple(input_shape)}); set data.normalize=channel"
+            f"data.normalize={config.data.normalize}: the weights were trained on images of another form (means of "
+            f"shape {tuple(mean.shape)}, images of {tuple(input_shape)}); set data.normalize=channel"
         )
     return statistics
 
@@ -214,7 +229,14 @@ def _fitting(statistics: Statistics, input_shape: tuple[int, int, int]) -> Stati
 def _fitted(data: ImageData, config: Config) -> Statistics:
     kind = config.data.normalize
     assert kind != "weights"
-    return fit_statistics(data.train, kind)
+    chosen = config.data
+    contrast = Contrast(chosen.contrast_scale, chosen.contrast_bias) if chosen.contrast_normalize else None
+    try:
+        return fit_statistics(data.train, kind, contrast=contrast, epsilon=chosen.whitening_epsilon)
+    except ValueError as error:
+        raise UserError(
+            f"data.normalize={kind}, data.whitening_epsilon={chosen.whitening_epsilon:g}: {error}"
+        ) from None
 
 
 def _check_classes(trained: tuple[str, ...], found: tuple[str, ...]) -> None:

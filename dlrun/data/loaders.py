@@ -54,8 +54,13 @@ class _Finish:
             place = self._place(epoch, chunk, images.device) if self.augment.placed else None
             images, labels = self.augment(images, labels, stream, place)
         size = self.plan.batch_size
-        inputs = self.statistics.normalize(images[skip * size :] if skip else images)
-        targets = labels[skip * size :] if skip else labels
+        rest = slice(skip * size, None) if skip else slice(None)
+        if self.statistics.matrix is None:
+            inputs = self.statistics.normalize(images[rest])
+        else:
+            # The last bits of a product can depend on its number of rows: a resumed run must see the same ones.
+            inputs = self.statistics.normalize(images)[rest]
+        targets = labels[rest]
         return zip(torch.split(inputs, size), torch.split(targets, size), strict=True)
 
     def _place(self, epoch: int, chunk: int, device: torch.device) -> Place:

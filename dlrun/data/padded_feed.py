@@ -101,6 +101,8 @@ def refuse_options_of_images(config: Config) -> None:
         wrong.append(f"augment: {names} is for images; set augment=none")
     if config.data.normalize != "none":
         wrong.append(f"data.normalize={config.data.normalize} is for images; set data.normalize=none")
+    if config.data.contrast_normalize:
+        wrong.append("data.contrast_normalize=true is for images; set it to false")
     if config.data.resident is False:
         wrong.append("data.resident=false is for images: text always lies on the device; set data.resident=true")
     if wrong:

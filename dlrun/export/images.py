@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dlrun.data.statistics import Statistics
+from dlrun.data.whitening import whiten
 from dlrun.export.subject import BATCH, Exportable, Port, Scores, Tensors, scored
 
 Input = Literal["pixels", "normalized"]
@@ -29,21 +30,31 @@ class ImageClassifier(nn.Module):
 
     offset: Tensor
     scale: Tensor
+    matrix: Tensor
 
     def __init__(self, net: nn.Module, statistics: Statistics | None, scores: Scores) -> None:
         super().__init__()
         self.net = net
         self.scores = scores
         self.normalizes = statistics is not None
+        self.contrast = None if statistics is None else statistics.contrast
+        self.whitens = statistics is not None and statistics.matrix is not None
         if statistics is not None:
             offset, scale = statistics.affine
             self.register_buffer("offset", offset)
             self.register_buffer("scale", scale)
+            if statistics.matrix is not None:
+                self.register_buffer("matrix", statistics.matrix)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, C, H, W), uint8 pixels or normalised float32, to scores (B, K) float32."""
         if self.normalizes:
-            images = (images.to(torch.float32) - self.offset) * self.scale
+            images = images.to(torch.float32)
+            if self.contrast is not None:
+                images = self.contrast.apply(images)
+            images = (images - self.offset) * self.scale
+            if self.whitens:
+                images = whiten(images, self.matrix)
         return scored(self.net(images), self.scores)
 
 
@@ -86,9 +97,7 @@ def image_classifier(
         **metadata,
         "classes": json.dumps(list(classes), ensure_ascii=False),
         "input_shape": json.dumps(list(input_shape)),
-        "statistics": json.dumps(
-            {"kind": statistics.kind, "mean": _exact(statistics.mean), "std": _exact(statistics.std)}
-        ),
+        "statistics": json.dumps(_told(statistics)),
     }
 
     def reference(net: nn.Module, inputs: Tensors) -> Tensors:
@@ -107,6 +116,13 @@ def image_classifier(
         metadata={**described, "input": given, "scores": scores},
         of_weights={**described, "input": "normalized", "scores": "logits"},
     )
+
+
+def _told(statistics: Statistics) -> dict[str, Any]:
+    """The statistics, but for the matrix of a whitening: it has millions of numbers, and pixels need it not."""
+    told = {"kind": statistics.kind, "mean": _exact(statistics.mean), "std": _exact(statistics.std)}
+    contrast = statistics.contrast
+    return told if contrast is None else {**told, "contrast": {"scale": contrast.scale, "bias": contrast.bias}}
 
 
 def _exact(values: Tensor) -> Any:
