@@ -98,6 +98,12 @@ def find(path: Path, option: str) -> Path:
     for name in ("best.pt", "last.pt"):
         if (folder / name).is_file():
             return folder / name
+    members = sorted(found.parent.parent.name for found in place.glob("*/checkpoints/last.pt"))
+    if members:
+        raise CheckpointError(
+            f"{option}={path}: the folder holds {len(members)} runs; give one of them ({option}={path}/{members[0]}), "
+            "or the list of those you want"
+        )
     raise CheckpointError(f"{option}={path}: the folder holds no checkpoint yet (looked for {folder}/best.pt)")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 log = logging.getLogger("dlrun")
@@ -13,9 +15,15 @@ class _Console(logging.Handler):
     """Writes messages to stdout, warnings to stderr, around a progress bar if there is one."""
 
     stdout_is_data = False
+    prefix: str | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record)
+        if self.prefix is not None:
+            if record.levelno < logging.WARNING and record.module not in ("progress", "series"):
+                return
+            if record.module != "series":
+                text = f"{self.prefix}  {text}"
         if record.levelno >= logging.WARNING:
             text = f"warning: {text}"
         stream = sys.stderr if self.stdout_is_data or record.levelno >= logging.WARNING else sys.stdout
@@ -40,6 +48,19 @@ def start_console(*, stdout_is_data: bool = False) -> None:
         console = _Console()
         log.addHandler(console)
     console.stdout_is_data = stdout_is_data
+
+
+@contextmanager
+def only_progress(prefix: str) -> Iterator[None]:
+    """Show progress and warnings alone, behind a prefix, while one of a series of runs goes on; files get all."""
+    consoles = [handler for handler in log.handlers if isinstance(handler, _Console)]
+    for console in consoles:
+        console.prefix = prefix
+    try:
+        yield
+    finally:
+        for console in consoles:
+            console.prefix = None
 
 
 def start_file(path: Path) -> logging.Handler:

@@ -78,10 +78,14 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a small file of the folder atomically."""
+        self.write_bytes(name, text.encode())
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Write a file of the folder atomically."""
         target = self.path / name
         temporary = target.with_name(f".{name}.tmp")
         try:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_bytes(content)
             os.replace(temporary, target)
         except OSError:
             temporary.unlink(missing_ok=True)
@@ -158,8 +162,9 @@ def newest_run_folder(root: Path) -> Path:
         raise UserError(f"resume=auto: there is no run in {root}")
 
     def rank(run: Path) -> tuple[bool, bool, int]:
-        saved = (run / "checkpoints" / "last.pt").is_file()
-        unfinished = not (run / "results.json").is_file()
+        # Of several runs in one folder, each has its own folder below it.
+        saved = any(run.glob("checkpoints/last.pt")) or any(run.glob("*/checkpoints/last.pt"))
+        unfinished = not any((run / name).is_file() for name in ("results.json", "summary.json"))
         return saved and unfinished, saved, (run / "config.yaml").stat().st_mtime_ns
 
     return max(runs, key=rank)

@@ -39,6 +39,8 @@ LAYERS: dict[str, int] = {
     "dlrun.combine": 1,
     "dlrun.views": 1,
     "dlrun.transfer": 1,
+    "dlrun.spread": 1,
+    "dlrun.members": 1,
     "dlrun.sampling": 1,
     "dlrun.inspection": 1,
     "dlrun.cell_page": 1,

@@ -1,6 +1,6 @@
 """The only place that turns configuration into objects."""
 
-from dlrun.assembly.data import build_data, build_feed
+from dlrun.assembly.data import build_data, build_feed, read_data
 from dlrun.assembly.model import DATA_INIT_SAMPLES, build_model, find_head, init_from_data
 from dlrun.assembly.run import Prepared, build_fit, prepare
 from dlrun.assembly.training import (
@@ -34,4 +34,5 @@ __all__ = [
     "find_head",
     "init_from_data",
     "prepare",
+    "read_data",
 ]

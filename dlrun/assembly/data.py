@@ -18,29 +18,54 @@ from dlrun.data.pairs import PairData
 from dlrun.data.sequence_feed import SequenceFeed
 from dlrun.data.sequences import SequenceData
 from dlrun.data.source import ImageData, first
-from dlrun.data.splits import split_off_validation
+from dlrun.data.splits import split_off_fold, split_off_validation
 from dlrun.data.statistics import Statistics
 from dlrun.data.text import TextData
 from dlrun.data.text_feed import TextFeed
+from dlrun.errors import DataError
 from dlrun.registry import AUGMENTATIONS, DATASETS
 
 
-def build_data(config: Config) -> Any:
-    """The data set with its splits: :class:`ImageData`, :class:`TextData`, :class:`PairData`, ...
-
-    For images a validation split is made where the data bring none.
+def read_data(config: Config) -> Any:
+    """The data set as it is read, which several runs can share: without the validation split that is made.
 
     Raises:
         DataError: if the data are missing or damaged.
     """
     chosen = config.data
-    data = make(DATASETS, chosen, split_seed=chosen.split_seed, val_fraction=chosen.val_fraction)
-    return _arranged(data, config) if isinstance(data, ImageData) else data
+    return make(DATASETS, chosen, split_seed=chosen.split_seed, val_fraction=chosen.val_fraction)
+
+
+def build_data(config: Config, data: Any = None) -> Any:
+    """The data set with its splits: :class:`ImageData`, :class:`TextData` or :class:`PairData`.
+
+    For images a validation split is made where the data bring none, or by ``config.fold``.
+
+    Args:
+        config: the checked configuration.
+        data: what :func:`read_data` gave; None to read it.
+
+    Raises:
+        DataError: if the data are missing or damaged, or cannot be divided into folds.
+    """
+    if data is None:
+        data = read_data(config)
+    if isinstance(data, ImageData):
+        return _arranged(data, config)
+    if config.fold is not None:
+        raise DataError(
+            f"folds={config.folds}: cross-validation is for images, and data {config.data.name!r} are none; compare "
+            f"seeds instead (seeds={config.folds})"
+        )
+    return data
 
 
 def _arranged(data: ImageData, config: Config) -> ImageData:
     """With a validation split, and no more than ``trainer.limit_batches`` batches."""
-    data = split_off_validation(data, config.data.val_fraction, config.data.split_seed)
+    if config.fold is not None and config.folds is not None:
+        data = split_off_fold(data, config.fold, config.folds, config.data.split_seed)
+    else:
+        data = split_off_validation(data, config.data.val_fraction, config.data.split_seed)
     limit = config.trainer.limit_batches
     if limit is None:
         return data
@@ -59,6 +84,7 @@ def build_feed(
     stored: Mapping[str, Any] | None = None,
     statistics: Statistics | None = None,
     earlier: Mapping[str, Any] | None = None,
+    data: Any = None,
 ) -> Feed:
     """The data, ready to be trained on or evaluated.
 
@@ -68,13 +94,14 @@ def build_feed(
         stored: what a checkpoint holds of its data, if the model is evaluated as that left it.
         statistics: what images are normalised with; None: ``data.normalize`` of the training split.
         earlier: what a checkpoint holds of its data, if the run goes on from it: what augmentations measure is that.
+        data: what :func:`read_data` gave; None to read it.
 
     Raises:
         UserError: if an augmentation cannot take such images.
         DataError: if the data are missing or damaged.
         CheckpointError: if the data do not fit ``stored``.
     """
-    data = build_data(config)
+    data = build_data(config, data)
     if isinstance(data, TextData):
         return TextFeed(data, config, (), device, stored)
     if isinstance(data, PairData):

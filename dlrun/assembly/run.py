@@ -60,12 +60,13 @@ class Prepared:
     saved: Mapping[str, Any] | None = None
 
 
-def prepare(config: Config, saved: Mapping[str, Any] | None = None) -> Prepared:
+def prepare(config: Config, saved: Mapping[str, Any] | None = None, data: Any = None) -> Prepared:
     """Choose the device and load the data: what can fail for reasons outside of the configuration.
 
     Args:
         config: the checked configuration.
         saved: content of the checkpoint that the run will go on from; None for a new run.
+        data: what :func:`~dlrun.assembly.data.read_data` gave, to be shared with other runs; None to read it.
 
     Raises:
         UserError: if the device is absent, or data or weights are missing or damaged, or do not fit each other.
@@ -78,7 +79,8 @@ def prepare(config: Config, saved: Mapping[str, Any] | None = None) -> Prepared:
     weights = read_weights(config.model) if saved is None else None
     statistics = _given_statistics(config, weights, saved)
     earlier = None if saved is None else saved["data"]
-    return Prepared(device, build_feed(config, device, statistics=statistics, earlier=earlier), weights, saved)
+    feed = build_feed(config, device, statistics=statistics, earlier=earlier, data=data)
+    return Prepared(device, feed, weights, saved)
 
 
 def _refuse_idle(config: Config) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from dlrun.runfolder import RunFolder, create_run_folder, newest_run_folder, ope
 
 if TYPE_CHECKING:
     from dlrun.train.fit import Fit
+    from dlrun.train.state import State
 
 log = logging.getLogger("dlrun")
 
@@ -54,10 +56,42 @@ def train(request: Request) -> int:
     if request.print_config:
         print(explain(composed, config))
         return EXIT_DONE
-    return _train(config, composed, folder, request, started)
+    if config.fold is None and (config.folds is not None or config.seeds is not None):
+        from dlrun.commands.series import train_series
+
+        return train_series(config, composed.name, folder, request)
+    name = config.run.name or composed.name
+    create = partial(create_run_folder, config.run.root, name, config.to_tree())
+    return train_run(config, request, started, folder=folder, create=create)
 
 
-def _train(config: Config, composed: Composed, folder: RunFolder | None, request: Request, started: float) -> int:
+def train_run(
+    config: Config,
+    request: Request,
+    started: float,
+    *,
+    folder: RunFolder | None,
+    create: Callable[[], RunFolder],
+    data: Any = None,
+    whole: State | None = None,
+) -> int:
+    """Train one run.
+
+    Args:
+        config: of the run.
+        request: what was typed.
+        started: time at which the run began, in seconds since 1970.
+        folder: of the run to go on with; None for a new one.
+        create: makes the folder of a new one.
+        data: what :func:`dlrun.assembly.read_data` gave, to be shared with other runs; None to read it.
+        whole: of several runs, hears the signals too; what it heard before stops this run.
+
+    Returns:
+        0 when the training is done, 75 when it was stopped and can be resumed.
+
+    Raises:
+        UserError: for wrong input, and when the loss became NaN.
+    """
     # torch is imported here: a mistake in the configuration was told before, within half a second.
     from dlrun.assembly import build_fit, prepare
     from dlrun.commands.explaining import explaining
@@ -69,10 +103,9 @@ def _train(config: Config, composed: Composed, folder: RunFolder | None, request
         if folder is not None:
             folder.lock()
             found = _newest(folder, config)
-        prepared = prepare(config, None if found is None else found[1])
+        prepared = prepare(config, None if found is None else found[1], data)
         if folder is None:
-            name = config.run.name or composed.name
-            fit = build_fit(config, prepared, lambda: create_run_folder(config.run.root, name, config.to_tree()))
+            fit = build_fit(config, prepared, create)
             fit.run.lock()
         else:
             existing = folder
@@ -80,7 +113,9 @@ def _train(config: Config, composed: Composed, folder: RunFolder | None, request
     run = fit.run
     handler = start_file(run.path / "log.txt")
     try:
-        with stop_on_signal(fit.state), explaining(config):
+        with stop_on_signal(*([fit.state] if whole is None else [fit.state, whole])), explaining(config):
+            if whole is not None and whole.stop is not None:
+                fit.state.request_stop(whole.stop.reason, whole.stop.message)
             if folder is None:
                 _record_start(fit, request)
             else:
@@ -280,6 +315,10 @@ def _results(fit: Fit, started: float) -> dict[str, Any]:
         finally:
             loader.close()
         results["tested"] = name
+    if fit.config.fold is not None:
+        from dlrun.commands.out_of_fold import keep_predictions
+
+        keep_predictions(fit, fit.model)
     return results
 
 

@@ -25,6 +25,9 @@ RESUME_MAY_CHANGE = (
 )
 """Paths that do not change what is learned, and the length of the training."""
 
+SERIES_MAY_CHANGE = tuple(path for path in RESUME_MAY_CHANGE if path not in ("callbacks", "trainer.epochs", "run"))
+"""Paths that may change when several runs of one experiment go on: all runs must be trained alike."""
+
 EVAL_MAY_CHANGE = (
     "device",
     "plugins",

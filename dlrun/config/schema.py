@@ -210,6 +210,12 @@ class Config:
     """Penalties, noise and limits."""
     averaging: AveragingConfig = AveragingConfig("none")
     """The average of the weights."""
+    folds: Annotated[int, Range(ge=2)] | None = None
+    """Cross-validation: so many runs, each with another part of the training data as its validation split."""
+    fold: PositiveInt | None = None
+    """The run of a cross-validation that this is, from 1; null: all of them."""
+    seeds: Annotated[int, Range(ge=2)] | tuple[Seed, ...] | None = None
+    """So many runs, from ``seed`` on, or a run for each of these seeds."""
 
     def to_tree(self) -> dict[str, Any]:
         """The configuration as a plain tree, the form that YAML, JSON and checkpoints hold.
@@ -218,6 +224,38 @@ class Config:
         """
         tree: dict[str, Any] = _plain(self)
         return tree
+
+
+def series_problems(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What is wrong with the keys that make several runs of one configuration.
+
+    Args:
+        values: checked values of the fields of :class:`Config`.
+
+    Returns:
+        (key, message) for each problem.
+    """
+    folds, fold, seeds, seed = (values.get(key) for key in ("folds", "fold", "seeds", "seed"))
+    problems = []
+    if fold is not None and folds is None:
+        problems.append(("fold", "says which part of a cross-validation to hold out, so folds is needed too: folds=5"))
+    elif fold is not None and folds is not None and fold > folds:
+        problems.append(("fold", f"must be in 1..{folds} (folds), got {fold}"))
+    if seeds is not None and folds is not None:
+        problems.append(
+            (
+                "seeds",
+                f"cannot be joined with folds: run folds={folds} once for each seed (seed=0, seed=1, ...) instead",
+            )
+        )
+    if isinstance(seeds, tuple):
+        if len(set(seeds)) < max(2, len(seeds)):
+            problems.append(
+                ("seeds", f"must be a number >= 2, or a list of at least two different seeds, got {list(seeds)}")
+            )
+    elif seeds is not None and isinstance(seed, int) and seed + seeds > 2**63:
+        problems.append(("seeds", f"seed={seed} and the {seeds - 1} after it are not all below 2^63"))
+    return problems
 
 
 def component_groups() -> dict[str, tuple[str, ...]]:

@@ -19,6 +19,7 @@ from dlrun.config.schema import (
     ComponentConfig,
     Config,
     component_groups,
+    series_problems,
 )
 from dlrun.config.sources import KeyPath
 from dlrun.errors import ConfigError, did_you_mean
@@ -78,10 +79,19 @@ class _Validator:
         device = values.get("device")
         if isinstance(device, str) and not _DEVICE.fullmatch(device):
             self._add(("device",), f"must be auto, cpu, cuda or cuda:N, got {device!r}")
+        for key, message in series_problems(values):
+            self._add((key,), message)
+        self._refuse_validation_beside_folds(values)
         if self.problems:
             raise ConfigError(self.problems)
         values["plugins"] = tuple(values["plugins"])
         return Config(**values)
+
+    def _refuse_validation_beside_folds(self, values: Mapping[str, Any]) -> None:
+        path = ("data", "val_fraction")
+        layer = self.provenance.layer(path)
+        if values.get("folds") is not None and layer is not None and layer.typed:
+            self._add(path, "has no effect with folds: the validation split of each run is its fold; leave it out")
 
     def _section(self, key: str, tree: Any) -> Any:
         cls = SECTIONS[key]

@@ -90,6 +90,59 @@ def split_off_validation(data: ImageData, fraction: float, split_seed: int) -> I
     return replace(data, train=SubsetSource(data.train, rest), val=SubsetSource(data.train, part))
 
 
+def fold_of(labels: Tensor, folds: int, split_seed: int) -> Tensor:
+    """Which fold of a cross-validation each sample is held out in; a pure function of its arguments.
+
+    The samples, class by class and in random order inside each class, are dealt to the folds in turn: so the folds
+    differ by at most one sample in size, and by at most one in each class.
+
+    Args:
+        labels: int64 (N,), class numbers >= 0.
+        folds: k, in 2..N.
+        split_seed: decides the order inside the classes.
+
+    Returns:
+        int64 (N,): numbers in 1..k.
+
+    Raises:
+        ValueError: if ``folds`` is out of range.
+    """
+    if not 2 <= folds <= len(labels):
+        raise ValueError(f"folds must be in 2..{len(labels)} (the samples to divide), got {folds}")
+    order = np.lexsort((random_words(len(labels), "split", "folds", split_seed), labels.numpy()))
+    result = np.empty(len(labels), dtype=np.int64)
+    result[order] = np.arange(len(labels)) % folds + 1
+    return torch.from_numpy(result)
+
+
+def split_off_fold(data: ImageData, fold: int, folds: int, split_seed: int) -> ImageData:
+    """Take one fold of the training split as the validation split.
+
+    Args:
+        data: the data set; its test split stays as it is.
+        fold: which, in 1..folds.
+        folds: k.
+        split_seed: see :func:`fold_of`.
+
+    Raises:
+        DataError: if the data have a validation split of their own, or fewer training images than folds.
+    """
+    if data.val is not None:
+        raise DataError(
+            f"folds={folds}: the data bring a validation split of their own, so there is nothing to cross-validate; "
+            "leave folds out, or give the data without it"
+        )
+    try:
+        held_out = fold_of(data.train.labels, folds, split_seed) == fold
+    except ValueError:
+        raise DataError(
+            f"folds={folds}: there are only {len(data.train)} training images to divide; set folds to "
+            f"{len(data.train)} or less"
+        ) from None
+    rest, part = (~held_out).nonzero().flatten(), held_out.nonzero().flatten()
+    return replace(data, train=SubsetSource(data.train, rest), val=SubsetSource(data.train, part))
+
+
 def hold_out(source: ImageSource, fraction: float, split_seed: int) -> tuple[ImageSource, ImageSource | None]:
     """Take a test split from the images of a set that has none.
 

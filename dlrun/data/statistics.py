@@ -235,8 +235,8 @@ def _of_contrast(source: ImageSource, kind: Kind, contrast: Contrast) -> Statist
     square_of_mean = np.square(mean).mean(axis=(1, 2))
     std = np.sqrt((squares / (len(source) * height * width) - square_of_mean).clip(min=0))
     std[std < _NO_SPREAD] = 1.0
-    tensors = (torch.from_numpy(part).to(torch.float32) for part in (mean, std.reshape(channels, 1, 1)))
-    return Statistics(kind, *tensors, contrast)
+    mean_image = torch.from_numpy(mean).to(torch.float32)
+    return Statistics(kind, mean_image, torch.from_numpy(std).to(torch.float32).view(channels, 1, 1), contrast)
 
 
 def _whitening(source: ImageSource, kind: Whitening, contrast: Contrast | None, epsilon: float) -> Statistics:

@@ -15,8 +15,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 @contextmanager
-def stop_on_signal(state: State) -> Iterator[None]:
-    """While inside, SIGINT, SIGTERM and SIGUSR1 request a stop after the current step.
+def stop_on_signal(*states: State) -> Iterator[None]:
+    """While inside, SIGINT, SIGTERM and SIGUSR1 request a stop of all ``states`` after the current step.
 
     A second signal restores the system's own handling and is raised again, which ends the process.
     """
@@ -30,7 +30,8 @@ def stop_on_signal(state: State) -> Iterator[None]:
             os.kill(os.getpid(), number)
             return
         seen = True
-        state.request_stop("signal", f"received {name}")
+        for state in states:
+            state.request_stop("signal", f"received {name}")
         log.warning("%s: finishing the step and saving a checkpoint; a second signal ends at once", name)
 
     before = {number: signal.signal(number, handle) for number in SIGNALS}
