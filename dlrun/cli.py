@@ -22,6 +22,7 @@ Describe an experiment in YAML; dlrun trains, watches, saves, resumes and evalua
 commands:
   train   train a model:            dlrun train config=cifar10_resnet20 data.root=~/data/cifar10
   eval    evaluate checkpoints:     dlrun eval checkpoint=runs/x
+  compare two sets of runs:         dlrun compare runs/a runs/b
   sample  let a model write text:   dlrun sample checkpoint=runs/x prompt="The "
   inspect what single cells do:     dlrun inspect cells checkpoint=runs/x
   summary look before training:     dlrun summary config=cifar10_resnet20
@@ -55,6 +56,8 @@ examples:
   dlrun train config=my.yaml 'augment=[{name: random_crop, padding: 2}, horizontal_flip]'
   dlrun train resume=runs/20260102-120000_my_1a2b3c
   dlrun train config=my.yaml --print-config
+  dlrun train config=my.yaml folds=5
+  dlrun train config=my.yaml seeds=5
 """
 _EVAL = """\
 Evaluate one or several checkpoints on a split. Everything is rebuilt from the checkpoint alone.
@@ -81,6 +84,19 @@ examples:
   dlrun eval checkpoint=runs/x tta=multi_scale_ten_crop scales=[32,36,40]
 """
 _EVAL_WORDS = ("checkpoint", "split", "weights", "ensemble", "tta", "crop", "scales", "shift")
+_COMPARE = """\
+Tell whether two settings differ by more than the noise between runs. Each is a folder that `dlrun train seeds=n` or
+`dlrun train folds=k` made; what is reported is the second less the first, with a 95 % interval.
+
+Seeds are compared by Welch's t test, folds of one division of the data fold by fold.
+
+  --json             print for programs (keys: docs/series.md)
+"""
+_COMPARE_EXAMPLES = """\
+examples:
+  dlrun compare runs/20260102-120000_a_seeds5_1a2b3c runs/20260102-130000_b_seeds5_4d5e6f
+  dlrun compare runs/a_folds5 runs/b_folds5 --json
+"""
 _SAMPLE = """\
 Let a trained language model write. The text comes token by token; stdout holds the text alone, prompt included, so it
 can be piped on. All else, such as the seed, goes to stderr.
@@ -258,6 +274,11 @@ def _dispatch(words: list[str]) -> int:
         from dlrun.commands.evaluate import evaluate
 
         return evaluate(request)
+    if command == "compare":
+        request = _parse(command, rest, _COMPARE, _COMPARE_EXAMPLES, ("a", "b"), words=("a", "b"), flags=("--json",))
+        from dlrun.commands.compare import compare
+
+        return compare(request)
     if command == "sample":
         reserved = ("checkpoint", "prompt", "length", "temperature", "top_k", "top_p", "samples", "seed", "weights")
         request = _parse(command, rest, _SAMPLE, _SAMPLE_EXAMPLES, reserved, flags=("--json",))
@@ -295,7 +316,7 @@ def _dispatch(words: list[str]) -> int:
         from dlrun.commands.listing import show_component
 
         return show_component(request)
-    known = ("train", "eval", "sample", "inspect", "summary", "export", "list", "show")
+    known = ("train", "eval", "compare", "sample", "inspect", "summary", "export", "list", "show")
     raise UserError(f"there is no command {command!r}; {did_you_mean(command, known)} (dlrun --help)")
 
 

@@ -78,6 +78,12 @@ def outcome_of(folder: Path) -> Outcome:
     return Outcome(folder.name, "done", results["step"], results["epochs"], metrics)
 
 
+def outcomes_in(folder: Path) -> list[Outcome]:
+    """What became of the runs in a set's folder, in the order of their numbers; empty if it holds none."""
+    found = [outcome_of(path.parent) for path in folder.glob("*/config.yaml")]
+    return sorted(found, key=lambda one: [int(part) if part.isdigit() else 0 for part in one.name.split("_")])
+
+
 def spreads(outcomes: Sequence[Outcome]) -> dict[str, Spread | None]:
     """Every metric over the members that are done, in the order val, test, train; None where a value is not finite."""
     done = [outcome.metrics for outcome in outcomes if outcome.status == "done"]

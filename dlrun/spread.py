@@ -82,7 +82,8 @@ class Difference:
         value: mean of the second less that of the first.
         half: half the width of its 95 % interval.
         p: probability of a difference as large if there were none, two-sided.
-        effect: ``value`` in units of the pooled standard deviation (Cohen's d); None where neither varies.
+        effect: ``value`` in units of the standard deviation: the pooled one of both (Cohen's d), or of the differences
+            where they are paired; None where nothing varies.
     """
 
     value: float
@@ -94,6 +95,38 @@ class Difference:
     def certain(self) -> bool:
         """Whether the interval leaves out 0."""
         return abs(self.value) > self.half
+
+
+def paired_difference(first: Spread, second: Spread) -> Difference:
+    """The test for two cross-validations over the same k folds, value by value.
+
+    The training sets of the folds overlap, so their differences are not independent: their variance is multiplied by
+    ``1/k + 1/(k - 1)`` instead of ``1/k``.
+
+    Args:
+        first: of k >= 2 folds.
+        second: of the same folds, in their order.
+
+    Raises:
+        ValueError: if they are not as many.
+
+    Source: Nadeau and Bengio, "Inference for the generalization error", Machine Learning 52, 2003, section 3.3.
+    """
+    count = len(first.values)
+    found = spread([b - a for a, b in zip(first.values, second.values, strict=True)])
+    if found is None or found.std is None:
+        raise ValueError("a difference needs at least two folds")
+    error = found.std * math.sqrt(1 / count + 1 / (count - 1))
+    return _judged(found.mean, error, count - 1, found.std)
+
+
+def _judged(value: float, error: float, degrees: float, deviation: float) -> Difference:
+    from scipy.special import stdtr
+
+    if error == 0:
+        return Difference(value, 0.0, 0.0 if value else 1.0, None)
+    p = 2 * float(stdtr(degrees, -abs(value) / error))
+    return Difference(value, quantile(degrees) * error, p, value / deviation)
 
 
 def difference(first: Spread, second: Spread) -> Difference:
@@ -115,11 +148,8 @@ def difference(first: Spread, second: Spread) -> Difference:
     value, error = second.mean - first.mean, math.sqrt(sum(parts))
     pooled = math.sqrt((first.std**2 + second.std**2) / 2)
     if error == 0:
-        return Difference(value, 0.0, 0.0 if value else 1.0, None)
+        return _judged(value, error, 1, pooled)
     degrees = sum(parts) ** 2 / sum(
         part**2 / (len(s.values) - 1) for part, s in zip(parts, (first, second), strict=True)
     )
-    from scipy.special import stdtr
-
-    p = 2 * float(stdtr(degrees, -abs(value) / error))
-    return Difference(value, quantile(degrees) * error, p, value / pooled)
+    return _judged(value, error, degrees, pooled)
