@@ -15,11 +15,13 @@ import yaml
 from helpers import TINY, Dlrun, compose_faster, forgetting_plugins, write
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from running import ForkServer, fork_server
 from test_resume import MLP, TRAIN
 
 from dlrun import checkpoint
 from dlrun.config.load import load_config
+from dlrun.data import image_folder
 from dlrun.data.source import ArraySource, ImageData, SubsetSource
 from dlrun.data.splits import fold_of, split_off_fold
 from dlrun.errors import DataError
@@ -140,6 +142,27 @@ def test_a_cross_validation_of_ordinary_runs(dlrun: Dlrun, tmp_path: Path) -> No
     with (folder / "out_of_fold.csv").open(newline="") as listing:
         lines = list(csv.DictReader(listing))
     assert [int(line["index"]) for line in lines] == arrays["index"].tolist()
+
+
+def test_out_of_fold_predictions_name_the_files(dlrun: Dlrun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_folder, "ARRAY_BYTES", 1)
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(7):
+            pixels = np.full((4, 4, 3), 20 * i + (100 if name == "dog" else 0), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.png")
+    words = ("data=image_folder", "data.root=photos", "data.size=4", "data.workers=0", "data.cache=cache")
+    words = (
+        *words,
+        *(word for word in TINY if not re.match(r"data=|data.(samples|classes)", word)),
+        "data.batch_size=4",
+    )
+    done = dlrun("train", *words, "folds=2")
+    assert done.code == 0, done.text
+    with np.load(the_set(tmp_path) / "out_of_fold.npz") as file:
+        paths, labels, classes = file["path"], file["label"], file["classes"]
+    assert len(set(paths.tolist())) == len(paths) > 8
+    assert [Path(path).parent.name for path in paths] == classes[labels].tolist()
 
 
 def test_a_run_of_a_set_is_what_it_would_be_alone(dlrun: Dlrun, tmp_path: Path) -> None:
@@ -324,7 +347,7 @@ def test_a_signal_stops_the_whole_set(server: ForkServer, whole: Path, tmp_path:
     assert server.run(tmp_path, *KILLED, step=35, signal_name=name) == 75
     folder = the_set(tmp_path)
     text = (tmp_path / "output.txt").read_text()
-    assert f"stopped     received {name}: fold 2 of 3 is saved" in text
+    assert f"stopped     received {name}: fold 2 of 3 is interrupted" in text
     assert f"go on with  dlrun train resume=runs/{folder.name}\n" in text
     assert not (folder / "fold_3").exists()
     assert server.run(tmp_path, "train", "resume=auto") == 0

@@ -107,7 +107,7 @@ def test_compare_says_in_words_what_is_noise(tmp_path: Path, capsys: pytest.Capt
     assert "train/" not in done.out
     assert "within the noise" not in done.out
     done = dlrun("compare", a, c)
-    assert "val/accuracy: the difference of 0.67% +- 3.17% is within the noise" in done.out
+    assert "val/accuracy: the difference of 0.67% +- 3.12% is within the noise" in done.out
     found = json.loads(dlrun("compare", a, b, "--json").out)["val/accuracy"]
     expected = stats.ttest_ind([0.95, 0.96, 0.97, 0.96], [0.90, 0.91, 0.92], equal_var=False)
     assert found["p"] == pytest.approx(expected.pvalue)

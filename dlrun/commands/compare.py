@@ -99,7 +99,8 @@ def _print(first: _Set, second: _Set, found: Mapping[str, tuple[Spread, Spread, 
         cells = [f"{_shown(name, side.mean)} +- {_shown(name, side.std or 0.0)}" for side in (one, other)]
         between = f"{_shown(name, judged.value, sign=True)} +- {_shown(name, judged.half)}"
         effect = "-" if judged.effect is None else f"{judged.effect:+.1f}"
-        log.info("  %-16s%20s%20s%22s%8.3f%8s", name, *cells, between, judged.p, effect)
+        p = f"{judged.p:.3f}" if judged.p >= 0.001 else "<0.001"
+        log.info("  %-16s%20s%20s%22s%8s%8s", name, *cells, between, p, effect)
     log.info("")
     for name, (_, _, judged) in found.items():
         log.info("%s", _verdict(name, judged))

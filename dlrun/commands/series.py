@@ -178,9 +178,9 @@ def _train_all(series: _Series, data: Any) -> tuple[list[Outcome], int]:
             text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             outcomes.append(Outcome(member.name, "failed", error=" ".join(text.split())))
             log.warning("%s failed: %s", member.label, outcomes[-1].error)
-            log.warning(
-                "its log is %s; the other runs go on", display_path(series.folder.path / member.name / "log.txt")
-            )
+            record = series.folder.path / member.name / "log.txt"
+            if record.is_file():
+                log.warning("its log is %s; the other runs go on", display_path(record))
             continue
         assert series.folder is not None
         stop = series.whole.stop
@@ -238,7 +238,7 @@ def _tell_stop(series: _Series, member: Member, *, finished: bool) -> None:
     assert series.folder is not None
     stop = series.whole.stop
     message = "by a limit of the run" if stop is None else stop.message
-    log.info("stopped     %s: %s is %s", message, member.label, "done" if finished else "saved")
+    log.info("stopped     %s: %s is %s", message, member.label, "done" if finished else "interrupted")
     log.info("go on with  dlrun train resume=%s", shlex.quote(shown(series.folder)))
 
 
