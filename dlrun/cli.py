@@ -43,6 +43,8 @@ other data, it starts from the plain defaults instead, which --print-config show
   config=NAME|PATH   a recipe (dlrun list recipes), or your own YAML file: only what differs from the defaults
   resume=FOLDER      continue a run exactly where its newest checkpoint stands; resume=auto takes the newest run
   debug=NAME         fast (three batches), overfit (twenty samples must be learned by heart), nan (find the first NaN)
+  folds=K            cross-validation: K runs in one folder, with mean, deviation and out-of-fold predictions
+  seeds=N            the same with N seeds, and how large the noise between runs is; resume= works for both
   key=value          any value of the configuration, in Hydra's syntax; GROUP=NAME chooses a component
 """
 _TRAIN_EXAMPLES = """\

@@ -602,7 +602,7 @@ def test_all_problems_are_listed_at_once_with_their_places() -> None:
         "epochs: 5\n",
     )
     assert problems(mine, "schedule=cosin", "callbacks.checkpoint.mode=big", "optimizer.lr=fast", "device=gpu") == (
-        "my.yaml:1: sed: unknown key; did you mean seed?",
+        "my.yaml:1: sed: unknown key; did you mean seed or seeds?",
         "my.yaml:11: trainer.epochs: unknown key; in a file, write it nested: `trainer:` and below it, indented, "
         "`epochs:`",
         "my.yaml:17: epochs: unknown key; did you mean trainer.epochs?",

@@ -251,8 +251,8 @@ def test_other_classes_of_the_same_number(
 ) -> None:
     real = assembly.build_data
 
-    def renamed(config: Config) -> ImageData:
-        data = real(config)
+    def renamed(config: Config, data: ImageData | None) -> ImageData:
+        data = real(config, data)
         return replace(data, classes=("zero", *data.classes[1:]))
 
     monkeypatch.setattr("dlrun.assembly.data.build_data", renamed)

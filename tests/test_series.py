@@ -331,7 +331,7 @@ def assert_same_set(folder: Path, whole: Path) -> None:
         assert (folder / member / "metrics.jsonl").read_bytes() == (whole / member / "metrics.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("step", [*(pytest.param(step, marks=pytest.mark.slow) for step in (4, 88)), 29, 50])
+@pytest.mark.parametrize("step", [29, *(pytest.param(step, marks=pytest.mark.slow) for step in (4, 50, 88))])
 def test_a_set_that_is_killed_and_resumed_ends_like_one_left_alone(
     server: ForkServer, whole: Path, tmp_path: Path, step: int
 ) -> None:
@@ -342,7 +342,7 @@ def test_a_set_that_is_killed_and_resumed_ends_like_one_left_alone(
     assert_same_set(folder, whole)
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.slow)])
 def test_a_signal_stops_the_whole_set(server: ForkServer, whole: Path, tmp_path: Path, name: str) -> None:
     assert server.run(tmp_path, *KILLED, step=35, signal_name=name) == 75
     folder = the_set(tmp_path)

@@ -24,13 +24,8 @@ from dlrun.train.state import State
 Kind = Literal["folds", "seeds"]
 
 
-def is_series(config: Config) -> bool:
-    """Whether a configuration asks for several runs."""
-    return config.fold is None and (config.folds is not None or config.seeds is not None)
-
-
 def members_of(config: Config) -> list[Member]:
-    """The runs of a cross-validation, or of several seeds, that :func:`is_series` holds of."""
+    """The runs of a cross-validation, or of several seeds, of a configuration that asks for them."""
     if config.folds is not None:
         folds = [(f"fold_{i}", f"fold {i} of {config.folds}", {"fold": i}) for i in range(1, config.folds + 1)]
         return [_member(config, *fold) for fold in folds]
@@ -121,7 +116,7 @@ def train_series(config: Config, name: str, folder: RunFolder | None, request: R
     goes on from its checkpoint.
 
     Args:
-        config: of which :func:`is_series` holds.
+        config: asks for several runs.
         name: of the configuration, for the folder.
         folder: of the set, to go on with it; None for a new one.
         request: what was typed.
@@ -189,7 +184,8 @@ def _train_all(series: _Series, data: Any) -> tuple[list[Outcome], int]:
             return outcomes, EXIT_RESUMABLE
         outcomes.append(outcome_of(series.folder.path / member.name))
         _tell(member, outcomes[-1])
-    return outcomes, max(failures, default=EXIT_DONE) if EXIT_FAILURE not in failures else EXIT_FAILURE
+    # A defect (1) says more than wrong input (2).
+    return outcomes, min(failures, default=EXIT_DONE)
 
 
 def _train_member(series: _Series, member: Member, data: Any) -> int:
@@ -201,19 +197,20 @@ def _train_member(series: _Series, member: Member, data: Any) -> int:
     if series.folder is not None and (series.folder.path / member.name / "config.yaml").is_file():
         folder = RunFolder(series.folder.path / member.name)
     request = series.request if folder is not None else _as_typed(series, member)
-    with only_progress(member.label):
-        code = train_run(
-            config,
-            request,
-            time.time(),
-            folder=folder,
-            create=lambda: series.open_member(member.name),
-            data=data,
-            whole=series.whole,
-        )
-    # A run holds itself in circles; its tensors should be gone before the next one asks for memory.
-    gc.collect()
-    return code
+    try:
+        with only_progress(member.label):
+            return train_run(
+                config,
+                request,
+                time.time(),
+                folder=folder,
+                create=lambda: series.open_member(member.name),
+                data=data,
+                whole=series.whole,
+            )
+    finally:
+        # A run holds itself in circles; its tensors should be gone before the next one asks for memory.
+        gc.collect()
 
 
 def _as_typed(series: _Series, member: Member) -> Request:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,25 +13,19 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from dlrun.commands.request import Request
-from dlrun.config.compose import Composed, compose_saved
-from dlrun.config.load import finish, load_config
-from dlrun.config.rerun import RESUME_MAY_CHANGE, refuse_changes
+from dlrun.commands.resuming import folder_to_resume, newest_checkpoint, saved_config
+from dlrun.config.load import load_config
 from dlrun.config.schema import Config
-from dlrun.config.sources import read_yaml
 from dlrun.config.validate import explain
 from dlrun.errors import EXIT_DONE, EXIT_RESUMABLE, ConfigError, NonFiniteError, UserError
 from dlrun.logs import start_console, start_file, stop_file
-from dlrun.runfolder import RunFolder, create_run_folder, newest_run_folder, open_run_folder
+from dlrun.runfolder import RunFolder, create_run_folder
 
 if TYPE_CHECKING:
     from dlrun.train.fit import Fit
     from dlrun.train.state import State
 
 log = logging.getLogger("dlrun")
-
-_SAME_EXPERIMENT = (
-    "a resumed run continues the same experiment; start a new run to change this (dlrun train config={} ...)"
-)
 
 
 def train(request: Request) -> int:
@@ -48,15 +42,15 @@ def train(request: Request) -> int:
     resume = request.reserved.get("resume")
     if resume is not None and "config" in request.reserved:
         raise ConfigError(["resume= and config= exclude each other: a resumed run has its own configuration"])
-    folder = None if resume is None else _folder_to_resume(resume, request.overrides)
+    folder = None if resume is None else folder_to_resume(resume, request.overrides)
     if folder is None:
         config, composed = load_config(request.reserved.get("config"), request.overrides)
     else:
-        config, composed = _saved_config(folder, request.overrides)
+        config, composed = saved_config(folder, request.overrides)
     if request.print_config:
         print(explain(composed, config))
         return EXIT_DONE
-    if config.fold is None and (config.folds is not None or config.seeds is not None):
+    if config.is_series:
         from dlrun.commands.series import train_series
 
         return train_series(config, composed.name, folder, request)
@@ -102,7 +96,7 @@ def train_run(
     with explaining(config):
         if folder is not None:
             folder.lock()
-            found = _newest(folder, config)
+            found = newest_checkpoint(folder, config)
         prepared = prepare(config, None if found is None else found[1], data)
         if folder is None:
             fit = build_fit(config, prepared, create)
@@ -143,26 +137,6 @@ def _info(error: Exception) -> Any:
     return None if isinstance(error, UserError) else (type(error), error, error.__traceback__)
 
 
-def _folder_to_resume(resume: str, overrides: Sequence[str]) -> RunFolder:
-    if resume != "auto":
-        path = Path(resume).expanduser()
-        return open_run_folder(path.parent if path.name == "config.yaml" else path)
-    root = load_config(None, [word for word in overrides if word.startswith("run.root=")])[0].run.root
-    return open_run_folder(newest_run_folder(root))
-
-
-def _saved_config(folder: RunFolder, overrides: Sequence[str]) -> tuple[Config, Composed]:
-    path = folder.path / "config.yaml"
-    tree, _ = read_yaml(path, str(path))
-    # The recorded place of a plug-in may not exist here: the one given now must be used from the first.
-    plugins = [word for word in overrides if word.startswith("plugins=")]
-    old = finish(compose_saved(tree, str(path), folder.path, plugins))
-    composed = compose_saved(tree, str(path), folder.path, overrides)
-    new = finish(composed)
-    refuse_changes(old.to_tree(), new.to_tree(), RESUME_MAY_CHANGE, _SAME_EXPERIMENT.format(folder.path))
-    return new, composed
-
-
 def _record_start(fit: Fit, request: Request) -> None:
     from dlrun.reproducibility import environment
 
@@ -174,23 +148,6 @@ def _record_start(fit: Fit, request: Request) -> None:
         fit.run.write_text("config.yaml", yaml.safe_dump(fit.config.to_tree(), sort_keys=False))
     except OSError as error:
         raise UserError(f"run folder {fit.run.path}: cannot be written: {error.strerror}") from None
-
-
-def _newest(folder: RunFolder, config: Config) -> tuple[Path, dict[str, Any]] | None:
-    """The checkpoint that a run goes on from; None if it was stopped before its first."""
-    from dlrun.checkpoint import load_newest
-
-    found = load_newest(folder.checkpoints)
-    if found is None:
-        log.info("resume: there is no checkpoint yet, so the run starts from its beginning")
-        return None
-    path, payload, complaints = found
-    for complaint in complaints:
-        log.warning("%s", complaint)
-    if complaints:
-        log.warning("going on from %s", path.name)
-    refuse_changes(payload["config"], config.to_tree(), RESUME_MAY_CHANGE, _SAME_EXPERIMENT.format(folder.path))
-    return path, payload
 
 
 def _resume(fit: Fit, request: Request, payload: Mapping[str, Any] | None) -> None:

@@ -217,6 +217,11 @@ class Config:
     seeds: Annotated[int, Range(ge=2)] | tuple[Seed, ...] | None = None
     """So many runs, from ``seed`` on, or a run for each of these seeds."""
 
+    @property
+    def is_series(self) -> bool:
+        """Whether several runs are asked for."""
+        return self.fold is None and (self.folds is not None or self.seeds is not None)
+
     def to_tree(self) -> dict[str, Any]:
         """The configuration as a plain tree, the form that YAML, JSON and checkpoints hold.
 
