@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dlrun.augment.base import Augmentation, sometimes
-from dlrun.augment.planes import gray
+from dlrun.augment.planes import gray, store
 from dlrun.registry import AUGMENTATIONS
 from dlrun.types import Fraction
 
@@ -24,10 +24,9 @@ def without_colour(images: Tensor) -> Tensor:
         A new tensor like ``images``, with as many channels; unless these are three, the mean of all.
     """
 
-    level = gray(images.transpose(0, 1))
-    if not images.is_floating_point():
-        level = level.round_()
-    return torch.empty_like(images).copy_(level[:, None].expand_as(images))
+    result = torch.empty_like(images)
+    store(result, gray(images.transpose(0, 1))[:, None])
+    return result
 
 
 @AUGMENTATIONS.register

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dlrun.augment.base import Mixing, take, uniform
 from dlrun.augment.draws import beta
+from dlrun.augment.planes import store
 from dlrun.registry import AUGMENTATIONS
 from dlrun.types import Fraction, PositiveFloat
 
@@ -35,9 +36,7 @@ def blend(images: Tensor, partners: Tensor, share: Tensor) -> Tensor:
     parts = zip(*(torch.split(tensor, step) for tensor in (others, images, weights)), strict=True)
     for block, x, weight in parts:
         # Blocks stay in a processor's cache.
-        # Half a level more, and the cutting off of the fractions rounds.
-        half = 0.0 if images.is_floating_point() else 0.5
-        block.copy_(torch.lerp(torch.add(block, half), torch.add(x, half), weight))
+        store(block, torch.lerp(block.float(), x.float(), weight))
     return others
 
 

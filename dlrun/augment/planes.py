@@ -42,10 +42,23 @@ def on_planes(images: Tensor, change: Change, *parameters: Tensor) -> Tensor:
         planes = torch.empty(images[block].transpose(0, 1).shape, device=images.device)
         planes.copy_(images[block].transpose(0, 1))
         planes = change(planes, *(parameter[block].view(-1, 1, 1) for parameter in parameters))
-        if not images.is_floating_point():
-            planes = planes.round_()
-        result[block].transpose(0, 1).copy_(planes.clamp_(0, WHITE))
+        store(result[block].transpose(0, 1), planes.clamp_(0, WHITE))
     return result
+
+
+def store(images: Tensor, values: Tensor) -> None:
+    """Write values into images; into uint8 the nearest whole numbers.
+
+    Args:
+        images: of any shape, uint8 or float; written to.
+        values: float in 0..255, of a shape that can be expanded to that of the images; written to.
+    """
+    if not images.is_floating_point():
+        values = values.round_()
+        if images.device.type == "cpu":
+            # From float straight to bytes, a processor converts number by number: measured five times as slow.
+            values = values.to(torch.int16)
+    images.copy_(values)
 
 
 def gray(planes: Tensor) -> Tensor:
