@@ -162,10 +162,12 @@ MODELS: Registry[Any] = Registry(
 DATASETS: Registry[Any] = Registry("data", "dlrun.data", runtime=("split_seed", "val_fraction"))
 AUGMENTATIONS: Registry[Any] = Registry("augment", "dlrun.augment")
 OPTIMIZERS: Registry[Any] = Registry("optimizer", "dlrun.optim.optimizers", runtime=("params", "fused"))
-SCHEDULES: Registry[Any] = Registry("schedule", "dlrun.optim.schedules", runtime=("total_steps", "steps_per_epoch"))
-LOSSES: Registry[Any] = Registry("loss", "dlrun.losses")
+SCHEDULES: Registry[Any] = Registry(
+    "schedule", "dlrun.optim.schedules", runtime=("total_steps", "steps_per_epoch", "timeline")
+)
+LOSSES: Registry[Any] = Registry("loss", "dlrun.losses", runtime=("num_outputs", "label_counts"))
 TASKS: Registry[Any] = Registry(
-    "task", "dlrun.tasks", runtime=("loss", "num_classes", "vocabulary_size", "token", "target_size")
+    "task", "dlrun.tasks", runtime=("loss", "num_classes", "vocabulary_size", "token", "target_size", "num_labels")
 )
 CALLBACKS: Registry[Any] = Registry("callbacks", "dlrun.train.callbacks")
 

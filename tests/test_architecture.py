@@ -13,8 +13,10 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS: dict[str, int] = {
     "dlrun": 0,
     "dlrun.errors": 0,
+    "dlrun.monitor": 0,
     "dlrun.registry": 0,
     "dlrun.signatures": 0,
+    "dlrun.timeline": 0,
     "dlrun.types": 0,
     "dlrun.units": 0,
     "dlrun.config.schema": 1,
@@ -53,7 +55,7 @@ LAYERS: dict[str, int] = {
     "dlrun.recipes": 0,
 }
 # Inside train/: state -> fit -> callbacks -> step -> loop.
-TRAIN = ["state", "monitor", "fit", "callbacks", "step", "probe", "evaluate", "signals", "nan_hunt", "loop"]
+TRAIN = ["state", "fit", "callbacks", "step", "probe", "evaluate", "signals", "nan_hunt", "loop"]
 
 
 def modules() -> dict[str, Path]:

@@ -29,6 +29,7 @@ from dlrun import checkpoint as files
 from dlrun.assembly import build_callbacks
 from dlrun.cli import main
 from dlrun.errors import UserError
+from dlrun.monitor import better
 from dlrun.registry import CALLBACKS
 from dlrun.train.callbacks.checkpoint import checkpoint
 from dlrun.train.callbacks.early_stopping import early_stopping
@@ -38,7 +39,6 @@ from dlrun.train.callbacks.progress import progress
 from dlrun.train.callbacks.tensorboard import tensorboard
 from dlrun.train.fit import Callback, Fit
 from dlrun.train.loop import train
-from dlrun.train.monitor import better
 from dlrun.train.state import State
 from dlrun.types import Duration
 

@@ -18,6 +18,7 @@ from dlrun.errors import UserError
 from dlrun.optim.groups import can_fuse, parameter_groups
 from dlrun.optim.schedules import with_warmup
 from dlrun.registry import OPTIMIZERS, SCHEDULES
+from dlrun.timeline import Timeline
 from dlrun.types import Duration
 
 # Which parameters are decayed
@@ -163,7 +164,7 @@ def test_every_optimizer_lowers_a_loss_and_saves_plain_state(name: str) -> None:
 
 
 def table(name: str, total: int = 10, per_epoch: int = 2, **options: Any) -> list[float]:
-    runtime = {"total_steps": total, "steps_per_epoch": per_epoch}
+    runtime = {"total_steps": total, "timeline": Timeline.even(per_epoch, -(-total // per_epoch))}
     schedule = SCHEDULES.build(name, options, **runtime)
     return [schedule(step) for step in range(total)]
 
@@ -231,7 +232,7 @@ def test_every_schedule_is_a_pure_function_between_zero_and_one(
 @pytest.mark.parametrize("warmup", ["0ep", "1ep", "3st"])
 def test_the_last_step_of_a_training_reaches_the_end_of_its_schedule(name: str, warmup: str) -> None:
     chosen = config(f"schedule={name}", f"schedule.warmup={warmup}", "trainer.epochs=4")
-    schedule = build_schedule(chosen, steps_per_epoch=5)
+    schedule = build_schedule(chosen, Timeline.even(5, 4))
     assert schedule(19) == pytest.approx(0.01 if name == "multistep" else 0, abs=1e-12)
     length = {"0ep": 0, "1ep": 5, "3st": 3}[warmup]
     assert schedule(length) == 1
@@ -240,6 +241,6 @@ def test_the_last_step_of_a_training_reaches_the_end_of_its_schedule(name: str, 
 
 def test_a_warmup_as_long_as_the_training_is_refused() -> None:
     with pytest.raises(UserError, match=r"schedule.warmup=2ep is 10 steps, but the whole training has 10"):
-        build_schedule(config("schedule.warmup=2ep", "trainer.epochs=2"), steps_per_epoch=5)
+        build_schedule(config("schedule.warmup=2ep", "trainer.epochs=2"), Timeline.even(5, 2))
     with pytest.raises(UserError, match=r"schedule.warmup: 30s is a wall-clock time"):
-        build_schedule(config("schedule.warmup=30s"), steps_per_epoch=5)
+        build_schedule(config("schedule.warmup=30s"), Timeline.even(5, 2))

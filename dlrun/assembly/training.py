@@ -13,9 +13,12 @@ from dlrun.config.schema import Config
 from dlrun.data.feed import Feed
 from dlrun.errors import UserError, did_you_mean
 from dlrun.optim.groups import can_fuse, parameter_groups
-from dlrun.optim.schedules import Schedule, with_warmup
-from dlrun.registry import CALLBACKS, LOSSES, MODELS, OPTIMIZERS, SCHEDULES, TASKS
+from dlrun.optim.scaling import scaled_lr
+from dlrun.optim.schedules import Schedule, Watching
+from dlrun.optim.schedules.filling import fill
+from dlrun.registry import CALLBACKS, LOSSES, MODELS, OPTIMIZERS, TASKS
 from dlrun.tasks.base import Task
+from dlrun.timeline import Timeline
 from dlrun.train.fit import Callback
 from dlrun.transfer import Head, learning_rate_factors
 
@@ -58,39 +61,43 @@ def build_optimizer(config: Config, model: nn.Module, head: Head | None = None) 
     Raises:
         UserError: if there is nothing to train, or a learning rate is for a module that the model does not have.
     """
-    chosen = config.optimizer
+    chosen, lr = config.optimizer, scaled_lr(config)
     groups = parameter_groups(
         model,
         decay_norms_and_biases=chosen.decay_norms_and_biases,
-        lr=chosen.params.get("lr"),
+        lr=lr,
         factors=learning_rate_factors(model, chosen.lr_factors or {}, head),
     )
     if not groups:
         frozen = "" if config.model.freeze is None else f": model.freeze={config.model.freeze} leaves none"
         raise UserError(f"model {config.model.name!r} has no trainable parameters{frozen}")
-    optimizer: torch.optim.Optimizer = make(OPTIMIZERS, config.optimizer, params=groups, fused=can_fuse(model))
+    options = chosen.params if lr is None else {**chosen.params, "lr": lr}
+    optimizer: torch.optim.Optimizer = OPTIMIZERS.build(chosen.name, options, params=groups, fused=can_fuse(model))
     return optimizer
 
 
-def build_schedule(config: Config, steps_per_epoch: int) -> Schedule:
+def build_schedule(config: Config, timeline: Timeline) -> Schedule:
     """The schedule with its warmup, filling the training exactly.
 
     Raises:
-        UserError: if the warmup is longer than the training.
+        UserError: if the warmup is longer than the training, parts of the schedule do not fit it, or early stopping
+            would end the run before the schedule does anything.
     """
-    total = steps_per_epoch * config.trainer.epochs
-    chosen = config.schedule
-    try:
-        warmup = chosen.warmup.steps(steps_per_epoch)
-    except ValueError as error:
-        raise UserError(f"schedule.warmup: {error}") from None
-    if warmup >= total:
+    _refuse_stopping_first(config)
+    return fill(config, timeline)
+
+
+def _refuse_stopping_first(config: Config) -> None:
+    """A metric that stands still must first lower the rate, and only then end the run."""
+    schedule, stopping = config.schedule.params, config.callbacks.get("early_stopping")
+    if config.schedule.name != "plateau" or stopping is None or stopping.params["monitor"] != schedule["monitor"]:
+        return
+    if stopping.params["patience"] <= schedule["patience"]:
         raise UserError(
-            f"schedule.warmup={chosen.warmup} is {warmup} steps, but the whole training has {total}; shorten the "
-            "warmup or raise trainer.epochs"
+            f"callbacks.early_stopping.patience={stopping.params['patience']} stops the run before schedule.patience="
+            f"{schedule['patience']} lowers its rate: set the former to more than the latter (twice as much lets the "
+            "lower rate show what it does)"
         )
-    schedule: Schedule = make(SCHEDULES, chosen, total_steps=total - warmup, steps_per_epoch=steps_per_epoch)
-    return with_warmup(schedule, warmup, chosen.warmup_start)
 
 
 def build_callbacks(config: Config) -> dict[str, Callback]:
@@ -111,11 +118,14 @@ def build_callbacks(config: Config) -> dict[str, Callback]:
     return callbacks
 
 
-def check_monitors(callbacks: Mapping[str, Callback], task: Task, *, validated: bool) -> None:
-    """Check the metric that each callback monitors.
+def check_monitors(
+    callbacks: Mapping[str, Callback], task: Task, *, validated: bool, schedule: Schedule | None = None
+) -> None:
+    """Check the metric that each callback, and the schedule, monitors.
 
     Args:
         callbacks: by name; those with an attribute ``monitor`` are checked.
+        schedule: checked if it watches a metric.
         task: knows its metrics.
         validated: whether there is a validation split.
 
@@ -124,9 +134,11 @@ def check_monitors(callbacks: Mapping[str, Callback], task: Task, *, validated: 
     """
     splits = ("train", "val") if validated else ("train",)
     known = [f"{split}/{name}" for split in splits for name in ("loss", *task.metrics)]
-    for name, callback in callbacks.items():
-        monitor = getattr(callback, "monitor", None)
+    monitors = {f"callbacks.{name}": getattr(callback, "monitor", None) for name, callback in callbacks.items()}
+    if isinstance(schedule, Watching):
+        monitors["schedule"] = schedule.monitor
+    for name, monitor in monitors.items():
         if isinstance(monitor, str) and monitor not in known:
             reason = "" if validated else " (there is no validation split: data.val_fraction is 0)"
             hint = did_you_mean(monitor, known)
-            raise UserError(f"callbacks.{name}.monitor={monitor}: this run has no such metric{reason}; {hint}")
+            raise UserError(f"{name}.monitor={monitor}: this run has no such metric{reason}; {hint}")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dlrun.augment.base import Augmentation
 from dlrun.config.schema import Config
+from dlrun.data.batch_sizes import BatchSizes, batch_sizes
 from dlrun.data.feed import BatchLoader, Split
 from dlrun.data.loaders import make_loader
 from dlrun.data.order import permutation
@@ -84,18 +85,24 @@ class ImageFeed:
 
     def train_loader(self) -> BatchLoader:
         """Shuffled, augmented batches. See :meth:`dlrun.data.feed.Feed.train_loader`."""
-        samples, settings = len(self.data.train), self._config.data
-        if settings.batch_size > samples:
+        samples, sizes = len(self.data.train), batch_sizes(self._config)
+        if sizes.of(0) > samples:
             raise DataError(
-                f"data.batch_size={settings.batch_size} is larger than the training split ({samples} samples); "
+                f"data.batch_size={sizes.of(0)} is larger than the training split ({samples} samples); "
                 f"set it to {samples} or less"
+            )
+        if sizes.largest > samples:
+            raise DataError(
+                f"data.batch_growth={self._config.data.batch_growth:g} reaches a batch of {sizes.largest}, which is "
+                f"larger than the training split ({samples} samples); set data.batch_growth_max={samples} or less"
             )
         return self._loader(
             self.data.train,
-            settings.batch_size,
+            sizes,
             shuffle=True,
             augment=self._augment,
-            drop_last=settings.drop_last,
+            drop_last=self._config.data.drop_last,
+            limit=self._config.trainer.limit_batches,
         )
 
     def eval_loader(self, split: Split) -> BatchLoader | None:
@@ -106,11 +113,12 @@ class ImageFeed:
     def _loader(
         self,
         source: ImageSource,
-        batch_size: int,
+        batch_size: int | BatchSizes,
         *,
         shuffle: bool,
         augment: Sequence[Augmentation] = (),
         drop_last: bool = False,
+        limit: int | None = None,
     ) -> BatchLoader:
         return make_loader(
             source,
@@ -124,6 +132,7 @@ class ImageFeed:
             workers=self._config.data.workers,
             channels_last=self._config.trainer.channels_last,
             drop_last=drop_last,
+            limit=limit,
         )
 
     def sample_inputs(self, count: int) -> Tensor:

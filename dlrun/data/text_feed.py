@@ -178,5 +178,10 @@ def refuse_options_of_images(config: Config) -> None:
         wrong.append(f"data.normalize={config.data.normalize} is for images; set data.normalize=none")
     if config.data.resident is False:
         wrong.append("data.resident=false is for images: text always lies on the device; set data.resident=true")
+    if config.data.batch_growth is not None:
+        wrong.append(
+            f"data.batch_growth={config.data.batch_growth:g} is for images: a batch of text is a number of streams or "
+            "of sorted pairs; set data.batch_growth=null"
+        )
     if wrong:
         raise UserError("; ".join(wrong))
