@@ -166,11 +166,16 @@ examples:
 """
 _SHOW = """\
 Show a component's options with types and defaults and the paper it comes from; or the text of a recipe.
+
+Of a schedule also the curve of the learning rate over a training: that of config= with every override that train takes.
+
+  steps=N            steps of an epoch; without it 100 are assumed, as no data are read
 """
 _SHOW_EXAMPLES = """\
 examples:
   dlrun show model resnet
   dlrun show optimizer adamw
+  dlrun show schedule cosine schedule.warmup=5ep trainer.epochs=30 optimizer.lr=0.1
   dlrun show recipe cifar10_resnet20
 """
 
@@ -270,7 +275,7 @@ def _dispatch(words: list[str]) -> int:
 
         return list_components(request)
     if command == "show":
-        request = _parse(command, rest, _SHOW, _SHOW_EXAMPLES, ("config",), words=("kind", "name"))
+        request = _parse(command, rest, _SHOW, _SHOW_EXAMPLES, ("config", "steps"), words=("kind", "name"))
         from dlrun.commands.listing import show_component
 
         return show_component(request)

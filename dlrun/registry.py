@@ -165,7 +165,7 @@ OPTIMIZERS: Registry[Any] = Registry("optimizer", "dlrun.optim.optimizers", runt
 SCHEDULES: Registry[Any] = Registry(
     "schedule", "dlrun.optim.schedules", runtime=("total_steps", "steps_per_epoch", "timeline")
 )
-LOSSES: Registry[Any] = Registry("loss", "dlrun.losses", runtime=("num_outputs", "label_counts"))
+LOSSES: Registry[Any] = Registry("loss", "dlrun.losses", runtime=("num_outputs", "label_counts", "label_total"))
 TASKS: Registry[Any] = Registry(
     "task", "dlrun.tasks", runtime=("loss", "num_classes", "vocabulary_size", "token", "target_size", "num_labels")
 )

@@ -224,10 +224,10 @@ def test_debug_modes_leave_out_what_a_component_of_a_plugin_lacks() -> None:
         "mine.py",
         "from dlrun.registry import LOSSES, MODELS, OPTIMIZERS\n"
         "@OPTIMIZERS.register\ndef plain(params, *, lr: float = 0.1):\n    ...\n"
-        "@LOSSES.register\ndef hinge():\n    ...\n"
+        "@LOSSES.register\ndef margin():\n    ...\n"
         "@MODELS.register\ndef net(num_classes, *, dropout: float = 0.5):\n    ...\n",
     )
-    mine = file("my.yaml", "plugins: [mine]\noptimizer: {name: plain}\nloss: {name: hinge}\nmodel: {name: net}\n")
+    mine = file("my.yaml", "plugins: [mine]\noptimizer: {name: plain}\nloss: {name: margin}\nmodel: {name: net}\n")
     config = load(mine, "debug=overfit")
     assert dict(config.optimizer.params) == {"lr": 0.1}
     assert dict(config.loss.params) == {}

@@ -30,6 +30,12 @@ def check_fit(config: Config, feed: Feed) -> None:
         UserError: if one needs what the data do not have, with the names of those that fit.
     """
     problems = []
+    if "num_labels" in feed.arguments and "num_labels" not in TASKS.entry(config.task.name).needs:
+        fitting = [name for name in TASKS.names() if "num_labels" in TASKS.entry(name).needs]
+        problems.append(
+            f"data {config.data.name!r} have several labels per image, which task {config.task.name!r} does not take; "
+            f"set task={' or '.join(fitting)}"
+        )
     for registry, chosen in ((MODELS, config.model), (TASKS, config.task)):
         known = {*feed.arguments, "loss"}
         missing = [need for need in registry.entry(chosen.name).needs if need not in known]
@@ -44,9 +50,15 @@ def check_fit(config: Config, feed: Feed) -> None:
         raise UserError("; ".join(problems))
 
 
+_OUTPUTS = ("num_classes", "vocabulary_size", "target_size")
+"""Arguments that are the number of scores of a head, for one kind of data each."""
+
+
 def build_task(config: Config, arguments: Mapping[str, Any]) -> Task:
     """The task with its loss; ``arguments`` as for :func:`build_model`."""
-    task: Task = make(TASKS, config.task, loss=make(LOSSES, config.loss), **arguments)
+    outputs = next((arguments[name] for name in _OUTPUTS if name in arguments), None)
+    loss = make(LOSSES, config.loss, num_outputs=outputs, **arguments)
+    task: Task = make(TASKS, config.task, loss=loss, **arguments)
     return task
 
 

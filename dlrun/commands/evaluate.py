@@ -105,16 +105,21 @@ def _scores(
 ) -> dict[str, Any]:
     """Loss and metrics; where samples have classes, also those of each class."""
     from dlrun.scores import confusion_matrix, per_class
+    from dlrun.tasks.base import complete
     from dlrun.train.evaluate import evaluate, predict
 
-    if feed.classes is None:
+    detail = getattr(task, "detail", None)
+    if feed.classes is None and detail is None:
         return evaluate(model, loader, task, config.trainer.precision, device) or {}
     outputs, targets = predict(model, loader, task, config.trainer.precision, device)
-    counts = {name: int(value) for name, value in task.score(outputs, targets).items()}
+    counts = {name: float(value) / len(targets) for name, value in task.score(outputs, targets).items()}
+    scores: dict[str, Any] = complete(task, {"loss": float(task.loss(outputs, targets)), **counts})
+    if detail is not None:
+        return {**scores, **detail(outputs, targets, feed.outputs)}
+    assert feed.classes is not None
     confusion = confusion_matrix(outputs.argmax(1), targets, len(feed.classes))
     return {
-        "loss": float(task.loss(outputs, targets)),
-        **{name: count / len(targets) for name, count in counts.items()},
+        **scores,
         "per_class": per_class(confusion, feed.classes),
         "classes": list(feed.classes),
         "confusion": confusion.tolist(),
@@ -129,7 +134,7 @@ def _print(report: Mapping[str, Any]) -> None:
     unknown = f", {report['unknown']:,} of them unknown to the training text" if report.get("unknown") else ""
     pairs = f" in {report['pairs']:,} pairs" if "pairs" in report else ""
     log.info("split       %s, %s %s%s%s", report["split"], f"{report[unit]:,}", unit, pairs, unknown)
-    metrics = {name: _NAMES.get(name, name) if unit == "samples" else name for name in _metrics(report)}
+    metrics = {name: _NAMES.get(name, name) if "confusion" in report else name for name in _metrics(report)}
     width = max(12, *(len(label) + 2 for label in metrics.values()))
     for name, label in metrics.items():
         value = f"{100 * report[name]:.2f} %" if is_rate(name) else f"{report[name]:.4f}"
@@ -140,9 +145,12 @@ def _print(report: Mapping[str, Any]) -> None:
         return
     log.info("")
     width = max(5, *(len(str(row["class"])) for row in report["per_class"]))
-    log.info("  %-*s  %9s  %9s  %9s  %7s", width, "class", "precision", "recall", "F1", "samples")
+    columns = {"precision": "precision", "recall": "recall", "f1": "F1", "average_precision": "avg prec."}
+    columns = {key: title for key, title in columns.items() if key in report["per_class"][0]}
+    titles = "  ".join(f"{title:>9}" for title in columns.values())
+    log.info("  %-*s  %s  %7s", width, "class", titles, "samples")
     for row in report["per_class"]:
-        cells = [f"{'-':>9}" if row[key] is None else f"{row[key]:9.2%}" for key in ("precision", "recall", "f1")]
+        cells = [f"{'-':>9}" if row[key] is None else f"{row[key]:9.2%}" for key in columns]
         log.info("  %-*s  %s  %7d", width, row["class"], "  ".join(cells), row["support"])
 
 

@@ -21,7 +21,7 @@ from dlrun.errors import CheckpointError, DataError, UserError
 
 
 class ImageFeed:
-    """Normalised images with one label each.
+    """Normalised images with one label each, or several.
 
     Args:
         data: the splits.
@@ -51,9 +51,20 @@ class ImageFeed:
         statistics: Statistics | None = None,
     ) -> None:
         self.data = data
-        self.classes: tuple[str, ...] | None = data.classes
+        self.classes: tuple[str, ...] | None = None if data.multi_label else data.classes
         self.outputs = data.classes
-        self.arguments: Mapping[str, Any] = {"input_shape": data.input_shape, "num_classes": len(data.classes)}
+        # Weights of classes are those of the training, whatever is evaluated.
+        self._counted: Mapping[str, Any] = (
+            {"label_counts": data.label_counts(), "label_total": len(data.train)}
+            if stored is None or "label_counts" not in stored
+            else {"label_counts": tuple(stored["label_counts"]), "label_total": stored["label_total"]}
+        )
+        self.arguments: Mapping[str, Any] = {
+            "input_shape": data.input_shape,
+            "num_classes": len(data.classes),
+            **({"num_labels": len(data.classes)} if data.multi_label else {}),
+            **self._counted,
+        }
         self._config, self._augment, self._device = config, tuple(augment), device
         if stored is None:
             self.statistics = _fitted(data, config) if statistics is None else _fitting(statistics, data.input_shape)
@@ -77,7 +88,8 @@ class ImageFeed:
 
     def describe(self) -> str:
         """See :meth:`dlrun.data.feed.Feed.describe`."""
-        return f"{len(self.data.classes)} classes, {'x'.join(str(side) for side in self.data.input_shape)}"
+        what = "labels, several per image" if self.data.multi_label else "classes"
+        return f"{len(self.data.classes)} {what}, {'x'.join(str(side) for side in self.data.input_shape)}"
 
     def facts(self, split: Split) -> dict[str, int]:
         """None. See :meth:`dlrun.data.feed.Feed.facts`."""
@@ -150,6 +162,8 @@ class ImageFeed:
             "classes": list(self.data.classes),
             "input_shape": list(self.data.input_shape),
             "statistics": self.statistics.state_dict(),
+            "label_counts": list(self._counted["label_counts"]),
+            "label_total": self._counted["label_total"],
         }
 
     def check_unchanged(self, stored: Mapping[str, Any]) -> None:
@@ -160,11 +174,12 @@ class ImageFeed:
             and list(self.data.input_shape) == stored["input_shape"]
             and torch.equal(self.statistics.mean.cpu(), statistics.mean)
             and torch.equal(self.statistics.std.cpu(), statistics.std)
+            and list(self._counted["label_counts"]) == stored.get("label_counts", list(self._counted["label_counts"]))
         )
         if not same:
             raise CheckpointError(
-                "the data are not those that the checkpoint was trained on (their classes, their size or the "
-                "statistics of the training split differ), so the run cannot be continued exactly; start a new run"
+                "the data are not those that the checkpoint was trained on (their classes, size, labels or "
+                "the statistics of the training split differ), so the run cannot be continued exactly; start a new run"
             )
 
 
