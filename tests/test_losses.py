@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from running import config
+from running import config, make_fit
 from torch import Tensor
 
 from dlrun.assembly import build_task
@@ -21,6 +22,7 @@ from dlrun.losses.margin import hinge, squared_hinge
 from dlrun.losses.softmax import focal
 from dlrun.registry import LOSSES
 from dlrun.tasks.classification import classification
+from dlrun.train.loop import train
 
 # Stanford's CS231n, linear classification: scores of cat, car and frog for three images.
 SCORES = torch.tensor([[3.2, 5.1, -1.7], [1.3, 4.9, 2.0], [2.2, 2.5, -3.1]])
@@ -289,3 +291,11 @@ def test_parts_of_a_batch() -> None:
         assert max(sizes) - min(sizes) <= 1
         assert torch.equal(torch.cat([inputs for inputs, _ in cut]), batch[0])
         assert torch.equal(torch.cat([labels for _, labels in cut]), batch[1])
+
+
+@pytest.mark.parametrize("name", LOSSES.names())
+def test_every_loss_trains_a_classifier(name: str, tmp_path: Path) -> None:
+    words = ("optimizer=adam", "optimizer.lr=0.01", "trainer.epochs=6", "data.classes=4")
+    fit = make_fit(tmp_path, *words, f"loss={name}", callbacks={})
+    train(fit)
+    assert fit.state.metrics["val/accuracy"] > 0.9

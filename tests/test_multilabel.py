@@ -17,6 +17,7 @@ from running import make_fit
 from dlrun.data.image_folder import image_folder
 from dlrun.data.synthetic import synthetic
 from dlrun.errors import DataError, UserError
+from dlrun.export.subject import scored
 from dlrun.losses import cross_entropy
 from dlrun.losses.elementwise import binary_cross_entropy
 from dlrun.scores import average_precision
@@ -240,3 +241,18 @@ def test_class_weights_of_a_checkpoint_are_those_of_its_training(
     assert dlrun("eval", f"checkpoint={run}").code == 0
     before = json.loads((run / "eval_test_best.json").read_text())["loss"]
     assert before == pytest.approx(json.loads((run / "results.json").read_text())["test"]["loss"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_probabilities_of_an_exported_network_are_those_of_each_label(
+    dlrun: Dlrun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = torch.tensor([[0.0, 2.0]])
+    assert torch.equal(scored(scores, "label_probabilities"), scores.sigmoid())
+    monkeypatch.chdir(tmp_path)
+    assert dlrun("train", *TINY, *SEVERAL).code == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    words = ("format=torch_export", "output_scores=probabilities", "output=net.pt2")
+    done = dlrun("export", f"checkpoint={run}", *words, "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["metadata"]["scores"] == "label_probabilities"

@@ -498,6 +498,12 @@ def test_steps_of_each_epoch(tmp_path: Path, words: tuple[str, ...], expected: t
             assert equal(a, b)
 
 
+def test_overfitting_on_purpose_keeps_its_samples(tmp_path: Path) -> None:
+    fit = make_fit(tmp_path, "data.samples=400", "data.batch_growth=2", "debug=overfit", callbacks={})
+    assert set(fit.timeline.epochs) == {1}
+    assert fit.feed.sizes()["train"] == 20
+
+
 def test_workers_read_the_same_growing_batches(tmp_path: Path) -> None:
     words = ("data.samples=100", "data.batch_size=8", "data.batch_growth=2", "trainer.epochs=4")
     one = make_fit(tmp_path / "1", *words, callbacks={}).train
