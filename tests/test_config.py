@@ -604,7 +604,7 @@ def test_all_problems_are_listed_at_once_with_their_places() -> None:
         "override optimizer.lr=fast: optimizer.lr: must be a number > 0, got 'fast'",
         "my.yaml:7: optimizer.weigth_decay: unknown key: optimizer 'sgd' has no option 'weigth_decay'; "
         "did you mean weight_decay?",
-        "override schedule=cosin: schedule.name: unknown schedule 'cosin'; did you mean cosine?",
+        "override schedule=cosin: schedule.name: unknown schedule 'cosin'; did you mean cosine or chain?",
         "override callbacks.checkpoint.mode=big: callbacks.checkpoint.mode: must be one of min, max, got 'big'",
         "my.yaml:16: trainer: must be a section with `name: value` lines below it, got 5",
         "override device=gpu: device: must be auto, cpu, cuda or cuda:N, got 'gpu'",

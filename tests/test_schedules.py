@@ -499,9 +499,9 @@ def test_steps_of_each_epoch(tmp_path: Path, words: tuple[str, ...], expected: t
 
 
 def test_overfitting_on_purpose_keeps_its_samples(tmp_path: Path) -> None:
-    fit = make_fit(tmp_path, "data.samples=400", "data.batch_growth=2", "debug=overfit", callbacks={})
-    assert set(fit.timeline.epochs) == {1}
-    assert fit.feed.sizes()["train"] == 20
+    (tmp_path / "my.yaml").write_text("data: {name: synthetic, batch_growth: 2}\n")
+    assert load_config(str(tmp_path / "my.yaml"), [])[0].data.batch_growth == 2
+    assert load_config(str(tmp_path / "my.yaml"), ["debug=overfit"])[0].data.batch_growth is None
 
 
 def test_workers_read_the_same_growing_batches(tmp_path: Path) -> None:

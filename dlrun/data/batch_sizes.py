@@ -59,7 +59,7 @@ class BatchSizes:
 
     def of(self, epoch: int) -> int:
         """B in an epoch."""
-        return next(size for first, size in reversed(self.sizes) if first <= epoch)
+        return next((size for first, size in reversed(self.sizes) if first <= epoch), self.sizes[0][1])
 
 
 def batch_sizes(config: Config) -> BatchSizes:

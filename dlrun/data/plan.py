@@ -99,13 +99,7 @@ class Plans:
     limit: int | None = None
 
     def of(self, epoch: int) -> Plan:
-        """The plan of an epoch.
-
-        Raises:
-            ValueError: if there is no such epoch.
-        """
-        if epoch < 0:
-            raise ValueError(f"there is no epoch {epoch}")
+        """The plan of an epoch."""
         size = self.sizes.of(epoch)
         used = self.total - self.total % size if self.drop_last else self.total
         if self.limit is not None:
