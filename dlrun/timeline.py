@@ -82,12 +82,6 @@ class Timeline:
         """The same training, seen from ``steps`` later on."""
         return Timeline(self.epochs, self.origin + steps)
 
-    def until(self, steps: int) -> Timeline:
-        """The same training, cut after so many steps from the origin."""
-        end = self.origin + steps
-        kept = bisect_right(self._starts, end - 1)
-        return Timeline((*self.epochs[: kept - 1], end - self._starts[kept - 1]), self.origin)
-
     def multiples(self, length: Duration) -> list[int]:
         """The steps at which one, two, three, ... times ``length`` has passed, up to the end of the training.
 

@@ -238,6 +238,15 @@ def test_every_loss_says_which_targets_it_takes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LOSSES.names())
+def test_no_loss_reads_a_value_from_the_device(name: str) -> None:
+    """On meta there is none."""
+    weights = {"binary_cross_entropy": {"positive_weights": (1.0, 2.0)}, "mse": {}, "hinge": {}, "squared_hinge": {}}
+    loss = LOSSES.build(name, weights.get(name, {"class_weights": (1.0, 2.0)}))
+    value = loss(torch.zeros(3, 2, device="meta"), torch.zeros(3, dtype=torch.int64, device="meta"))
+    assert value.device.type == "meta"
+
+
+@pytest.mark.parametrize("name", LOSSES.names())
 def test_half_precision_gives_nearly_the_same(name: str) -> None:
     loss = LOSSES.build(name, {})
     scores, labels = drawn(64, 100)

@@ -16,6 +16,7 @@ from running import config, equal, make_fit
 from dlrun import checkpoint
 from dlrun.assembly import build_optimizer, build_schedule
 from dlrun.config.load import load_config
+from dlrun.data.text_feed import refuse_options_of_images
 from dlrun.errors import CheckpointError, ConfigError, UserError
 from dlrun.optim.scaling import scaled_lr, scaling_text
 from dlrun.optim.schedules import Schedule, WarmupShape, Watching, with_warmup
@@ -220,20 +221,12 @@ def test_every_schedule_is_a_pure_function_between_zero_and_one(
     end = ENDS[name]
     if end is not None and total - warmup >= 8:
         assert forwards[-1] == pytest.approx(end, abs=1e-12)
-    cycles = getattr(schedule, "ends", ())
-    if cycles and total - warmup >= 20:
-        assert cycles[-1] == total - 1
-        assert [forwards[end] for end in cycles] == pytest.approx([forwards[-1]] * len(cycles), abs=0.3)
 
 
-def test_the_ends_of_cycles_are_where_the_rate_is_lowest() -> None:
+def test_periods_end_low_and_begin_high() -> None:
     restarts = with_warmup(build("cosine_restarts", 70), 10, 0.0)
-    assert restarts.ends == (19, 39, 79)  # type: ignore[attr-defined]
     assert [restarts(end) for end in (19, 39, 79)] == pytest.approx([0, 0, 0], abs=1e-12)
-    assert [restarts(step) for step in (20, 40)] == [1, 1]
-    assert build("cyclic", 9, cycles=2).ends == (4, 8)  # type: ignore[attr-defined]
-    parts = ({"name": "cyclic", "length": 0.5, "cycles": 2}, {"name": "cosine_restarts", "cycles": 1})
-    assert build("chain", 18, parts=parts).ends == (4, 8, 17)  # type: ignore[attr-defined]
+    assert [restarts(step) for step in (10, 20, 40)] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("name", [name for name in SCHEDULES.names() if ENDS[name] not in (None, 1.0)])
@@ -422,8 +415,16 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("growth", [(), ("data.batch_growth=2", "data.batch_size=8")], ids=["even", "growing"])
-@pytest.mark.parametrize("name", SCHEDULES.names())
+GROWING = ("data.batch_growth=2", "data.batch_size=8")
+
+
+@pytest.mark.parametrize(
+    ("name", "growth"),
+    [
+        *((name, ()) for name in SCHEDULES.names()),
+        *((name, GROWING) for name in ("constant", "step", "chain", "plateau")),
+    ],
+)
 def test_resuming_in_the_middle_is_exact(tmp_path: Path, name: str, growth: tuple[str, ...]) -> None:
     words = (*WORDS, *growth, f"schedule={name}", *OPTIONS.get(name, ()))
     whole = _Rates()
@@ -529,6 +530,12 @@ def test_workers_read_the_same_growing_batches(tmp_path: Path) -> None:
 def test_a_batch_that_cannot_grow_so(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
         make_fit(tmp_path, "trainer.epochs=4", *words, callbacks={})
+
+
+def test_a_batch_of_text_does_not_grow() -> None:
+    chosen = config("data=pairs", "task=seq2seq", "model=seq2seq", "data.normalize=none", "data.batch_growth=2")
+    with pytest.raises(UserError, match=r"data.batch_growth=2 is for images: a batch of text is a number of streams"):
+        refuse_options_of_images(chosen)
 
 
 def test_a_growing_training_cannot_become_longer_afterwards(tmp_path: Path) -> None:

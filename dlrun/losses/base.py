@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -37,7 +36,8 @@ def indicators(scores: Tensor, targets: Tensor) -> Tensor:
     """The wanted number of each class, (B, K) in the type of the scores: targets of that form, or labels one-hot."""
     if targets.dim() > 1:
         return targets.to(scores.dtype)
-    return F.one_hot(targets.clamp(min=0), scores.shape[1]).to(scores.dtype)
+    # Not one_hot, which reads the largest label from the device.
+    return torch.zeros_like(scores).scatter(1, targets.clamp(min=0)[:, None], 1.0)
 
 
 class Weights:

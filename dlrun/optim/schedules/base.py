@@ -7,9 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol, runtime_checkable
 
 Schedule = Callable[[int], float]
-"""step (from 0) -> factor on the learning rate, >= 0.
-
-Schedules that come down more than once have the attribute ``ends``: the last step of each cycle."""
+"""step (from 0) -> factor on the learning rate, >= 0."""
 
 WarmupShape = Literal["linear", "cosine", "exponential", "constant"]
 
@@ -49,7 +47,6 @@ class Later:
 
     def __init__(self, schedule: Schedule, steps: int, before: Schedule) -> None:
         self._schedule, self._steps, self._before = schedule, steps, before
-        self.ends = tuple(steps + end for end in getattr(schedule, "ends", ()))
 
     def __call__(self, step: int) -> float:
         """Factor on the learning rate at a step."""

@@ -64,9 +64,6 @@ def chain(
             )
         one = _scaled(parts[number - 1], number, end - begin, timeline.after(begin))
         schedule = one if schedule is None else Later(schedule, end - begin, one)
-        if number < len(parts):
-            assert isinstance(schedule, Later)
-            schedule.ends = (*getattr(one, "ends", ()), *schedule.ends)
     assert schedule is not None
     return schedule
 
@@ -81,7 +78,6 @@ def _steps(length: Duration, number: int, timeline: Timeline) -> int:
 class _Scaled:
     def __init__(self, schedule: Schedule, scale: float) -> None:
         self._schedule, self._scale = schedule, scale
-        self.ends: tuple[int, ...] = getattr(schedule, "ends", ())
 
     def __call__(self, step: int) -> float:
         return self._scale * self._schedule(step)

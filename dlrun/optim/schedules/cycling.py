@@ -20,12 +20,12 @@ class _Restarts:
         borders = sorted({round(total_steps * end / whole) for end in accumulate(lengths)} - {0})
         self._total, self._final = total_steps, final
         self._starts = [0, *borders[:-1]]
-        self.ends = tuple(border - 1 for border in borders)
+        self._ends = [border - 1 for border in borders]
 
     def __call__(self, step: int) -> float:
         step = min(step, self._total - 1)
         period = bisect_right(self._starts, step) - 1
-        begin, last = self._starts[period], self.ends[period] - self._starts[period]
+        begin, last = self._starts[period], self._ends[period] - self._starts[period]
         # A period of one step is its end; a training of one step is at the full rate, as with every schedule.
         x = (step - begin) / last if last else float(self._total > 1)
         return self._final + (1 - self._final) * 0.5 * (1 + math.cos(math.pi * x))
@@ -63,7 +63,6 @@ class _Triangles:
     def __init__(self, total_steps: int, cycles: int, low: float, *, halving: bool) -> None:
         self._last, self._cycles = max(total_steps - 1, 1), cycles
         self._low, self._halving = low, halving
-        self.ends = tuple(round(self._last * (k + 1) / cycles) for k in range(cycles))
 
     def __call__(self, step: int) -> float:
         way = min(step, self._last) * self._cycles / self._last
