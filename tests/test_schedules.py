@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import forgetting_plugins
 from hypothesis import given
 from hypothesis import strategies as st
 from running import config, equal, make_fit
@@ -280,8 +281,6 @@ def test_a_timeline_is_monotone_and_inverse(lengths: list[int], origin: int, val
 
 
 def test_a_plugin_that_counts_in_equal_epochs_is_refused_where_they_differ() -> None:
-    from helpers import forgetting_plugins
-
     with forgetting_plugins():
 
         @SCHEDULES.register
