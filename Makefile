@@ -52,6 +52,7 @@ bench: $(VENV)/.installed-dev ## the benchmarks, each a ratio to a peer measured
 	$(BIN)/python benchmarks/input_pipeline.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/char_rnn.py
+	$(BIN)/python benchmarks/augment.py
 
 clean: ## remove the environment and what the tools left (never runs/)
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

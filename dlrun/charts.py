@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,4 +76,33 @@ def draw_attention(
     axis.set_xticks(range(len(source)), source, fontsize=9)
     axis.set_yticks(range(len(written)), written, fontsize=9)
     axis.set_title(title, fontsize=9, parse_math=False)
+    figure.savefig(path, dpi=100, format="png")
+
+
+def draw_gradient_flow(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Draw how the gradient reaches back through time as PNG: a panel for each layer, a line for each measurement.
+
+    Args:
+        path: the file to write.
+        rows: at least one; each with ``step``, and in ``norms`` name -> the norm at each time step, None if not finite.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    names = list(rows[-1]["norms"])
+    figure, axes = new_figure(width=6, height=0.6 + 2.6 * len(names), rows=len(names))
+    # Many lines are one colour after the other: the first is the beginning, the last is now.
+    shown = rows if len(rows) <= 12 else [*rows[:: -(-len(rows) // 11)], rows[-1]]
+    for axis, name in zip(axes, names, strict=True):
+        for number, row in enumerate(shown):
+            # A logarithm has no zero: the cell state of an LSTM after its last step has no way to the loss.
+            values = [value or math.nan for value in row["norms"].get(name, ())]
+            shade = str(0.8 * (1 - number / max(1, len(shown) - 1)))
+            ends = number in (0, len(shown) - 1)
+            axis.plot(range(1, len(values) + 1), values, color=shade, label=f"step {row['step']}" if ends else None)
+        if any(value for row in shown for value in row["norms"].get(name, ())):
+            axis.set_yscale("log")
+        axis.set(title=name, xlabel="time step", ylabel="norm of dL/dh")
+        axis.grid(alpha=0.3)
+        axis.legend()
     figure.savefig(path, dpi=100, format="png")

@@ -157,17 +157,37 @@ class Registry(Generic[T]):
 MODELS: Registry[Any] = Registry(
     "model",
     "dlrun.models",
-    runtime=("input_shape", "num_classes", "vocabulary_size", "source_size", "target_size"),
+    runtime=(
+        "input_shape",
+        "num_classes",
+        "vocabulary_size",
+        "source_size",
+        "target_size",
+        "token_count",
+        "class_count",
+        "tag_count",
+    ),
 )
 DATASETS: Registry[Any] = Registry("data", "dlrun.data", runtime=("split_seed", "val_fraction"))
-AUGMENTATIONS: Registry[Any] = Registry("augment", "dlrun.augment")
-OPTIMIZERS: Registry[Any] = Registry("optimizer", "dlrun.optim.optimizers", runtime=("params", "fused"))
+AUGMENTATIONS: Registry[Any] = Registry("augment", "dlrun.augment", runtime=("input_shape", "colours"))
+OPTIMIZERS: Registry[Any] = Registry("optimizer", "dlrun.optim.optimizers", runtime=("params", "fused", "hidden"))
 SCHEDULES: Registry[Any] = Registry(
     "schedule", "dlrun.optim.schedules", runtime=("total_steps", "steps_per_epoch", "timeline")
 )
 LOSSES: Registry[Any] = Registry("loss", "dlrun.losses", runtime=("num_outputs", "label_counts", "label_total"))
 TASKS: Registry[Any] = Registry(
-    "task", "dlrun.tasks", runtime=("loss", "num_classes", "vocabulary_size", "token", "target_size", "num_labels")
+    "task",
+    "dlrun.tasks",
+    runtime=(
+        "loss",
+        "num_classes",
+        "vocabulary_size",
+        "token",
+        "target_size",
+        "class_count",
+        "tag_count",
+        "num_labels",
+    ),
 )
 CALLBACKS: Registry[Any] = Registry("callbacks", "dlrun.train.callbacks")
 

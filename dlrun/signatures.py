@@ -199,6 +199,9 @@ class _Names(dict[str, Any]):
             for target in node.targets
             if isinstance(target, ast.Name)
         }
+        for name in self._assigned:
+            # As in Python, a name of the file goes before one of the same spelling that it could import.
+            self.pop(name, None)
 
     def __missing__(self, key: str) -> Any:
         if key not in self._assigned:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_iter
 
+from dlrun.optim.base import needs_closure
 from dlrun.receptive import WHOLE, Field
 from dlrun.tracing import INPUT, ROOT, Seen, Trace, bytes_of, storage_of, trace_forward
 
@@ -236,6 +237,8 @@ def _unused(model: nn.Module, trace: Trace) -> Iterator[str]:
 
 def _state_bytes(optimizer: torch.optim.Optimizer) -> int | None:
     """Size of the state after one step; None if the optimizer cannot step without contents."""
+    if needs_closure(optimizer):
+        return None
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)

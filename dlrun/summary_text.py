@@ -21,6 +21,7 @@ class Subject:
         classes: K; of text, the size of the vocabulary.
         precision: of the training; the summary counts in fp32.
         summary: its figures.
+        scored: what its K are, of labelled sequences: classes or tags.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Subject:
     classes: int
     precision: str
     summary: Summary
+    scored: str | None = None
 
     @property
     def text(self) -> bool:
@@ -38,7 +40,8 @@ class Subject:
     def batch(self) -> str:
         """What a step takes, in words."""
         count = self.summary.batch_size
-        return f"{count} stream{'' if count == 1 else 's'}" if self.text else images(count)
+        kind = "stream" if self.scored is None else "sequence"
+        return f"{count} {kind}{'' if count == 1 else 's'}" if self.text else images(count)
 
 
 def to_plain(subject: Subject) -> dict[str, Any]:
@@ -68,7 +71,7 @@ def table(subject: Subject) -> str:
     read = f"{sides(summary.input_shape)} tokens" if subject.text else sides(summary.input_shape)
     head = (
         f"{subject.name}: model {subject.model}, input {read}, {subject.classes} "
-        f"{'symbols' if subject.text else 'classes'}, {subject.batch} at once"
+        f"{subject.scored or ('symbols' if subject.text else 'classes')}, {subject.batch} at once"
     )
     rows: list[tuple[str, ...]] = [("layer", "type", "output", "parameters", "multiply-adds", "memory", "field")]
     rows += [_cells(layer) for layer in summary.layers]
@@ -173,7 +176,11 @@ def _totals(subject: Subject) -> list[str]:
     auxiliary = f"; {short(summary.training_multiply_adds)} in training" if extra > 0 else ""
     multiply_adds, of, one = summary.multiply_adds, "one image", "one image"
     if subject.text:
-        multiply_adds, of, one = multiply_adds // summary.input_shape[0], "one token", "one stream"
+        multiply_adds, of, one = (
+            multiply_adds // summary.input_shape[0],
+            "one token",
+            "one stream" if subject.scored is None else "one sequence",
+        )
     lines = [
         f"parameters       {summary.parameters:,}" + (f", {frozen:,} of them frozen" if frozen else ""),
         f"multiply-adds    {short(multiply_adds)} for {of}, forward{auxiliary}",

@@ -21,7 +21,10 @@ __all__ = [
     "Annotated",
     "Components",
     "Duration",
+    "Fill",
     "Fraction",
+    "Interpolation",
+    "Level",
     "Mode",
     "NameOrPath",
     "NonNegativeFloat",
@@ -96,6 +99,12 @@ ScheduleParts = Annotated[
 """Schedules one after the other, each with its ``length`` (a share, or a duration) and ``scale``."""
 Mode = Literal["min", "max"]
 """Whether small or large values of a metric are good."""
+Level = Annotated[float, Range(ge=0, le=255)]
+"""A brightness, in the units of uint8 images."""
+Fill = Level | Literal["edge"]
+"""What lies outside of an image: one value for all channels, or the nearest pixel of the image."""
+Interpolation = Literal["nearest", "bilinear"]
+"""How an image is read between its pixels."""
 
 _PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path"}
 

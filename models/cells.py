@@ -139,6 +139,9 @@ def gru_step(x: Tensor, state: State, w: Weights) -> Step:
 def mut1_step(x: Tensor, state: State, w: Weights) -> Step:
     """z = sigm(W_z x + b_z), r = sigm(W_r x + U_r h + b_r), h' = z * tanh(U_h (r * h) + tanh(x) + b_h) + (1 - z) * h.
 
+    As in the paper where x has the size of h. Where it has not, the sum is not defined: tanh(E x) stands for tanh(x),
+    with a learnt matrix E (H, D) that the paper does not have.
+
     Source: Jozefowicz, Zaremba and Sutskever 2015, "An Empirical Exploration of Recurrent Network Architectures",
         section 5.2, MUT1
     """
@@ -152,6 +155,9 @@ def mut1_step(x: Tensor, state: State, w: Weights) -> Step:
 def mut2_step(x: Tensor, state: State, w: Weights) -> Step:
     """(z, r) = sigm((W_z x, x) + U h + b), h' = z * tanh(U_h (r * h) + W_h x + b_h) + (1 - z) * h.
 
+    As in the paper where x has the size of h, so that r = sigm(x + U_r h + b_r); else E x stands for that x, as in
+    :func:`mut1_step`.
+
     Source: Jozefowicz, Zaremba and Sutskever 2015, section 5.2, MUT2
     """
     (h,) = state
@@ -163,6 +169,8 @@ def mut2_step(x: Tensor, state: State, w: Weights) -> Step:
 
 def mut3_step(x: Tensor, state: State, w: Weights) -> Step:
     """As :func:`mut2_step`, with z = sigm(W_z x + U_z tanh(h) + b_z) and r = sigm(W_r x + U_r h + b_r).
+
+    As in the paper.
 
     Source: Jozefowicz, Zaremba and Sutskever 2015, section 5.2, MUT3
     """
@@ -255,11 +263,18 @@ def project(cell: Cell, w: Weights, x: Tensor) -> Tensor:
     return torch.cat(blocks, -1) + w.bias
 
 
-def steps(cell: Cell, w: Weights, x: Tensor, state: State) -> Iterator[Step]:
-    """Take the steps of a sequence (T, B, D) one by one, from a state of (B, H) each."""
+def steps(cell: Cell, w: Weights, x: Tensor, state: State, nudges: State | None = None) -> Iterator[Step]:
+    """Take the steps of a sequence (T, B, D) one by one, from a state of (B, H) each.
+
+    Args:
+        nudges: for each part of the state (T, B, H), added to it after each step.
+    """
     step = SPECS[cell].step
-    for contribution in project(cell, w, x).unbind(0):
+    for number, contribution in enumerate(project(cell, w, x).unbind(0)):
         taken = step(contribution, state, w)
+        if nudges is not None:
+            moved = tuple(part + nudge[number] for part, nudge in zip(taken.state, nudges, strict=True))
+            taken = taken._replace(state=moved)
         state = taken.state
         yield taken
 
@@ -279,7 +294,14 @@ def valid(lengths: Tensor, steps: int) -> Tensor:
 
 
 def run(
-    cell: Cell, w: Weights, x: Tensor, state: State, *, lengths: Tensor | None, backward: bool
+    cell: Cell,
+    w: Weights,
+    x: Tensor,
+    state: State,
+    *,
+    lengths: Tensor | None,
+    backward: bool,
+    nudges: State | None = None,
 ) -> tuple[Tensor, State]:
     """Take one direction of one layer through whole sequences.
 
@@ -292,13 +314,14 @@ def run(
         state: (B, H) each, before the first step in the direction's order.
         lengths: (B) int64 on the device of x, each from 1 to T; ``None`` if all are T.
         backward: whether the sequence is read from its end.
+        nudges: as for :func:`steps`.
 
     Returns:
         outputs (B, T, H) in the order of x, zero beyond the lengths, and the state (B, H) each after the last step.
     """
     if backward:
         x = reverse(x, lengths)
-    taken = [step.state for step in steps(cell, w, x.transpose(0, 1), state)]
+    taken = [step.state for step in steps(cell, w, x.transpose(0, 1), state, nudges)]
     out = torch.stack([own[0] for own in taken], 1)
     final = taken[-1]
     if lengths is not None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, cast, get_args
+from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from dlrun.models.cells import CELLS, SPECS, Cell, State, Weights, reverse, run, split_recurrent, steps
-
-RecurrentInit = Literal["orthogonal", "xavier", "default", "identity"]
-INITS: tuple[RecurrentInit, ...] = get_args(RecurrentInit)
+from dlrun.models.cells import SPECS, Cell, State, Weights, reverse, run, split_recurrent, steps
+from dlrun.models.recurrent_weights import Direction, RecurrentInit, check_options, initialise
 
 
 class Recurrent(nn.Module):
@@ -68,7 +67,7 @@ class Recurrent(nn.Module):
         recurrent_init: RecurrentInit = "orthogonal",
     ) -> None:
         super().__init__()
-        _check_options(input_size, hidden_size, cell, layers, dropout, forget_bias, recurrent_init)
+        check_options(input_size, hidden_size, cell, layers, dropout, forget_bias, recurrent_init)
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.cell: Cell = cell
@@ -76,15 +75,16 @@ class Recurrent(nn.Module):
         self.dropout = dropout
         self.bidirectional = bidirectional
         self.output_size = hidden_size * (2 if bidirectional else 1)
+        self._watched: list[list[State]] | None = None
         self.kernel = None if layer_norm else self._library_kernel()
         sizes = [input_size, *[self.output_size] * (layers - 1)]
         self.directions = nn.ModuleList(
-            _Direction(cell, size, hidden_size, layer_norm)
+            Direction(cell, size, hidden_size, layer_norm)
             for size in sizes
             for _ in range(self._per_layer)
             if self.kernel is None
         )
-        self._initialise(forget_bias, recurrent_init)
+        initialise(self, cell, hidden_size, forget_bias, recurrent_init)
 
     @property
     def _per_layer(self) -> int:
@@ -125,18 +125,22 @@ class Recurrent(nn.Module):
             ValueError: if a shape does not fit, or a length is not from 1 to T.
         """
         self._check(x, state, lengths)
-        if self.kernel is not None:
+        if self.kernel is not None and self._watched is None:
             return self._run_kernel(self.kernel, x, state, lengths)
         if state is None:
             state = self.initial_state(x.shape[0], x.device, next(self.parameters()).dtype)
         if lengths is not None:
             lengths = lengths.to(x.device)
+        nudges = self._nudges(x, state) if self._watched is not None else None
         finals: list[State] = []
         for layer in range(self.layers):
             outs = []
             for index, backward in self._of_layer(layer):
                 own = tuple(part[index] for part in state)
-                out, final = run(self.cell, self._weights(index), x, own, lengths=lengths, backward=backward)
+                nudge = None if nudges is None else nudges[index]
+                out, final = run(
+                    self.cell, self._weights(index), x, own, lengths=lengths, backward=backward, nudges=nudge
+                )
                 outs.append(out)
                 finals.append(final)
             x = torch.cat(outs, -1) if self.bidirectional else outs[0]
@@ -175,6 +179,32 @@ class Recurrent(nn.Module):
             x = torch.cat([each["hidden"] for each in seen[-self._per_layer :]], -1)
         return seen
 
+    @contextmanager
+    def watched(self) -> Iterator[list[list[State]]]:
+        """Let gradients with respect to the states be asked for, in the block.
+
+        Every call of :meth:`forward` takes its steps one by one, and adds to the state after each step a tensor of
+        zeros: the gradient with respect to that is the one with respect to the state.
+
+        Yields:
+            for each call, in their order: for each layer and direction, as in the state, tensors (T, B, H): one for h,
+            for the LSTM another for c. The steps are in the order in which the direction takes them.
+        """
+        self._watched = []
+        try:
+            yield self._watched
+        finally:
+            self._watched = None
+
+    def _nudges(self, x: Tensor, state: State) -> list[State]:
+        assert self._watched is not None
+        made = [
+            tuple(part.new_zeros(x.shape[1], *part.shape[1:]).requires_grad_() for part in state)
+            for _ in range(len(state[0]))
+        ]
+        self._watched.append(made)
+        return made
+
     def _library_kernel(self) -> nn.RNNBase | None:
         # torch warns of dropout that finds no second layer.
         dropout = self.dropout if self.layers > 1 else 0.0
@@ -207,38 +237,13 @@ class Recurrent(nn.Module):
 
     def _weights(self, index: int) -> Weights:
         if self.kernel is None:
-            return cast(_Direction, self.directions[index]).weights()
+            return cast(Direction, self.directions[index]).weights()
         inputs, recurrent, bias, bias_state = self.kernel.all_weights[index]
         parts = split_recurrent(self.cell, recurrent)
         if self.cell != "gru":
             return Weights(inputs, bias + bias_state, parts)
         gates, inner = torch.split(bias_state, [2 * self.hidden_size, self.hidden_size])
         return Weights(inputs, bias + torch.cat([gates, torch.zeros_like(inner)]), parts, bias_candidate=inner)
-
-    @torch.no_grad()
-    def _initialise(self, forget_bias: float, recurrent_init: RecurrentInit) -> None:
-        size = self.hidden_size
-        for name, weight in self.named_parameters():
-            if "gain" in name:
-                nn.init.ones_(weight)
-            elif recurrent_init == "default":
-                nn.init.uniform_(weight, -(size**-0.5), size**-0.5)
-            elif weight.ndim == 1:
-                nn.init.zeros_(weight)
-            else:
-                for block in torch.split(weight, size):
-                    if "weight_hh" not in name:
-                        nn.init.xavier_normal_(block)
-                    else:
-                        _draw_recurrent(block, recurrent_init)
-        keep = SPECS[self.cell].keep
-        if keep is None:
-            return
-        first, sign = keep[0] * size, keep[1]
-        for name, weight in self.named_parameters():
-            if "bias_cell" not in name and "bias" in name:
-                # The library adds two biases: the one beside the recurrent weights is left at zero.
-                weight[first : first + size] = 0.0 if "bias_hh" in name else sign * forget_bias
 
     def _check(self, x: Tensor, state: State | None, lengths: Tensor | None) -> None:
         if x.ndim != 3 or x.shape[1] < 1 or x.shape[2] != self.input_size:
@@ -257,71 +262,3 @@ class Recurrent(nn.Module):
             # Elsewhere the look would wait for the device.
             if lengths.device.type == "cpu" and not bool(((lengths >= 1) & (lengths <= x.shape[1])).all()):
                 raise ValueError(f"lengths must be from 1 to {x.shape[1]}, got {lengths.tolist()}")
-
-
-class _Direction(nn.Module):
-    """The weights of one direction of one layer whose steps are taken one by one.
-
-    Args:
-        cell: name of the cell.
-        input_size: D.
-        size: H.
-        layer_norm: with gains (1 at first) and, for the LSTM, the norm of the cell state.
-    """
-
-    def __init__(self, cell: Cell, input_size: int, size: int, layer_norm: bool) -> None:
-        super().__init__()
-        spec = SPECS[cell]
-        self.cell: Cell = cell
-        self.weight_ih = _parameter(spec.inputs * size, input_size)
-        self.weight_hh = _parameter(sum(spec.recurrent) * size, size)
-        self.bias = _parameter(spec.biases * size)
-        self.embedding = _parameter(size, input_size) if spec.direct is not None and input_size != size else None
-        self.bias_candidate = _parameter(size) if cell == "gru" else None
-        self.gain_ih = _parameter(spec.inputs * size) if layer_norm else None
-        self.gain_hh = _parameter(sum(spec.recurrent) * size) if layer_norm else None
-        self.gain_cell = _parameter(size) if layer_norm and cell == "lstm" else None
-        self.bias_cell = _parameter(size) if layer_norm and cell == "lstm" else None
-
-    def weights(self) -> Weights:
-        return Weights(
-            self.weight_ih,
-            self.bias,
-            split_recurrent(self.cell, self.weight_hh, self.gain_hh),
-            self.embedding,
-            self.bias_candidate,
-            self.gain_ih,
-            self.gain_cell,
-            self.bias_cell,
-        )
-
-
-def _parameter(*shape: int) -> nn.Parameter:
-    return nn.Parameter(torch.empty(shape))
-
-
-def _draw_recurrent(block: Tensor, init: RecurrentInit) -> None:
-    if init == "orthogonal":
-        nn.init.orthogonal_(block)
-    elif init == "xavier":
-        nn.init.xavier_normal_(block)
-    else:
-        nn.init.eye_(block)
-
-
-def _check_options(
-    input_size: int, hidden_size: int, cell: str, layers: int, dropout: float, forget_bias: float, recurrent_init: str
-) -> None:
-    for name, value in (("input_size", input_size), ("hidden_size", hidden_size), ("layers", layers)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout must be in [0, 1), got {dropout:g}")
-    if cell not in CELLS:
-        raise ValueError(f"cell must be one of {', '.join(CELLS)}, got {cell}")
-    if recurrent_init not in INITS:
-        raise ValueError(f"recurrent_init must be one of {', '.join(INITS)}, got {recurrent_init}")
-    if forget_bias != 1.0 and SPECS[cell].keep is None:
-        raise ValueError(
-            f"forget_bias={forget_bias:g} has no effect with cell={cell}; leave it at 1, or choose lstm or highway"
-        )

@@ -30,6 +30,7 @@ LAYERS: dict[str, int] = {
     "dlrun.meters": 1,
     "dlrun.scores": 1,
     "dlrun.charts": 1,
+    "dlrun.contact_sheet": 1,
     "dlrun.export": 1,
     "dlrun.checkpoint": 1,
     "dlrun.reproducibility": 1,
@@ -42,6 +43,7 @@ LAYERS: dict[str, int] = {
     "dlrun.sampling": 1,
     "dlrun.inspection": 1,
     "dlrun.cell_page": 1,
+    "dlrun.gradients": 1,
     "dlrun.summary": 1,
     "dlrun.tracing": 1,
     "dlrun.summary_text": 1,
@@ -55,8 +57,8 @@ LAYERS: dict[str, int] = {
     "dlrun.configs": 0,
     "dlrun.recipes": 0,
 }
-# Inside train/: state -> fit -> callbacks -> step -> loop.
-TRAIN = ["state", "fit", "callbacks", "step", "probe", "evaluate", "signals", "nan_hunt", "loop"]
+# Inside train/: state -> fit -> callbacks -> replay -> step -> loop.
+TRAIN = ["state", "fit", "callbacks", "replay", "step", "probe", "evaluate", "signals", "nan_hunt", "loop"]
 
 
 def modules() -> dict[str, Path]:

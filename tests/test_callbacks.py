@@ -442,9 +442,23 @@ def test_tensorboard_shows_scalars_images_and_hyperparameters(tmp_path: Path, ev
         assert [(point.step, point.value) for point in shown.Scalars(tag)] == expected
     (picture,) = shown.Images("train/images")
     assert (picture.width, picture.height) == (5 * 8, 8)
+    assert "train/augmented" not in shown.Tags()["images"]
     plugin = shown.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     assert b"optimizer.lr" in plugin
     assert b"model.name" in plugin
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tensorboard_shows_what_the_augmentation_does_once(tmp_path: Path, events: Any) -> None:
+    plain = make_fit(tmp_path, "augment=[invert]", callbacks={})
+    train(plain)
+    fit = make_fit(tmp_path, "augment=[invert]", callbacks={"tensorboard": tensorboard(images=3)})
+    train(fit)
+    (picture,) = events(fit).Images("train/augmented")
+    # Three rows: an image and seven draws, with a frame between.
+    assert (picture.width, picture.height) == (8 * (8 + 4) + 4, 3 * (8 + 4) + 4)
+    # Looking changes nothing.
+    assert equal(fit.model.state_dict(), plain.model.state_dict())
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -22,7 +22,7 @@ from dlrun.config.schema import Config, component_groups
 from dlrun.config.sources import read_yaml
 from dlrun.config.validate import explain
 from dlrun.errors import ConfigError
-from dlrun.registry import REGISTRIES
+from dlrun.registry import AUGMENTATIONS, REGISTRIES
 from dlrun.signatures import REQUIRED
 from dlrun.types import Duration
 
@@ -126,7 +126,9 @@ def needed(config: str) -> list[str]:
     text = (RECIPES / f"{config}.yaml").read_text(encoding="utf-8") if config in recipes() else ""
     weights = ["model.weights=w.pt"] if "weights: ???" in text else []
     # Those of text have a corpus on every machine, and the dates are generated.
-    rootless = config in ("digits", "date_format") or config.startswith("char_")
+    rootless = config in ("digits", "date_format", "syntax", "which_module") or config.startswith(
+        ("char_", "long_memory")
+    )
     return [] if rootless else ["data.root=data", *weights]
 
 
@@ -188,6 +190,16 @@ def test_a_second_choice_on_the_line_replaces_the_first_with_its_options() -> No
 
 def test_a_component_in_one_word() -> None:
     assert load(file("my.yaml", "model: vgg")).model == load(file("b.yaml", "model: {name: vgg}")).model
+
+
+@pytest.mark.parametrize("name", options("augment"))
+def test_every_list_of_augmentations_is_valid(name: str) -> None:
+    config = load(None, f"augment={name}")
+    assert bool(config.augment) == (name != "none")
+    for augmentation in config.augment:
+        # What the data must tell is not at hand; the others also check what their types cannot say.
+        if not AUGMENTATIONS.entry(augmentation.name).needs:
+            AUGMENTATIONS.build(augmentation.name, augmentation.params)
 
 
 def test_augment_by_group_and_by_list() -> None:
@@ -603,7 +615,7 @@ def test_all_problems_are_listed_at_once_with_their_places() -> None:
         "my.yaml:15: augment.1: must be the name of an augmentation or {name: ..., option: ...}, got 7",
         "override optimizer.lr=fast: optimizer.lr: must be a number > 0, got 'fast'",
         "my.yaml:7: optimizer.weigth_decay: unknown key: optimizer 'sgd' has no option 'weigth_decay'; "
-        "did you mean weight_decay?",
+        "did you mean weight_decay or layer_decay?",
         "override schedule=cosin: schedule.name: unknown schedule 'cosin'; did you mean cosine or chain?",
         "override callbacks.checkpoint.mode=big: callbacks.checkpoint.mode: must be one of min, max, got 'big'",
         "my.yaml:16: trainer: must be a section with `name: value` lines below it, got 5",
@@ -620,7 +632,7 @@ def test_unknown_options_of_groups_and_other_problems_together() -> None:
     assert problems(None, "augment=foo", "debug=fats", "trainer=x", "seed=-1", "a=1,2") == (
         "override 'a=1,2': is a choice between several values, but train takes one; for a list write a=[...], for a "
         "text with a comma put it in quotes",
-        "override augment=foo: config group 'augment' has no option 'foo'; known: crop_flip, none",
+        f"override augment=foo: config group 'augment' has no option 'foo'; known: {', '.join(options('augment'))}",
         "override debug=fats: config group 'debug' has no option 'fats'; did you mean fast?",
         "override trainer=x: config group 'trainer' has no option 'x'; known: default",
         "override seed=-1: seed: must be a whole number >= 0 and < 9.22337e+18, got -1",

@@ -182,6 +182,27 @@ def test_order_and_augmentation_change_with_epoch_and_seed() -> None:
     assert same(loader(shuffle=False, augment=[]).epoch(0), loader(shuffle=False, augment=[], seed=9).epoch(5))
 
 
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("resident", [True, False])
+def test_alternating_flips_follow_each_sample_through_the_epochs(resident: bool) -> None:
+    def epochs(**options: Any) -> list[dict[int, Tensor]]:
+        one = loader(resident=resident, **options)
+        return [
+            {int(number): image for x, y in one.epoch(e) for number, image in zip(y, x, strict=True)} for e in range(3)
+        ]
+
+    alternating = {"augment": [horizontal_flip(alternate=True)]}
+    plain, (first, second, third) = epochs(augment=[])[0], epochs(**alternating)
+    for number, image in plain.items():
+        assert first[number].equal(image) or first[number].equal(image.flip(-1))
+        assert second[number].equal(first[number].flip(-1))
+        assert third[number].equal(first[number])
+    assert 0 < sum(first[number].equal(image) for number, image in plain.items()) < len(plain)
+    # Also from the middle of a chunk on.
+    rest = list(loader(resident=resident, **alternating).epoch(1))[2:]
+    assert same(iter(rest), loader(resident=resident, **alternating).epoch(1, 2))
+
+
 @pytest.mark.parametrize("options", [{"resident": True}, {"resident": False}, {"resident": False, "workers": 1}])
 def test_no_global_randomness_is_used(options: dict[str, Any]) -> None:
     state = torch.random.get_rng_state()

@@ -12,6 +12,7 @@ from helpers import forgetting_plugins
 from dlrun.config.compose import recipes
 from dlrun.config.load import load_config
 from dlrun.errors import ConfigError
+from dlrun.registry import OPTIMIZERS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -33,6 +34,13 @@ def test_the_readme_names_every_recipe_and_no_other() -> None:
     )
 
 
+def test_the_readme_names_every_optimizer_and_no_other() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text.split("| optimizer | implementation |")[1].split("\n\n")[0]
+    first_cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert sorted(name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)) == OPTIMIZERS.names()
+
+
 @pytest.mark.parametrize("name", recipes())
 def test_every_recipe_is_a_valid_experiment_and_says_how_to_run_it(name: str) -> None:
     text = (ROOT / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
@@ -48,7 +56,7 @@ def test_the_yaml_of_the_readme_is_valid(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```yaml\n(.*?)```", text, re.S)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         tree = yaml.safe_load(block)
         if "plugins" in tree:
@@ -57,4 +65,5 @@ def test_the_yaml_of_the_readme_is_valid(tmp_path: Path, monkeypatch: pytest.Mon
         Path("my.yaml").write_text(block, encoding="utf-8")
         with forgetting_plugins():
             config, _ = load_config("my.yaml", [])
-        assert config.model.name == tree["model"]["name"]
+        if "model" in tree:
+            assert config.model.name == tree["model"]["name"]

@@ -457,5 +457,5 @@ def test_training_goes_on_with_another_text(tmp_path: Path, book: Path, extra: s
 
 def test_cached_features_are_for_classes(tmp_path: Path, book: Path) -> None:
     words = ("model.freeze=all_but_head", "model.cache_features=true")
-    with pytest.raises(UserError, match="cache_features=true is for data with a class for each sample"):
+    with pytest.raises(UserError, match="cache_features=true is for images with a class each"):
         make_fit(tmp_path, *small(book, *words))

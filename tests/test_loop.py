@@ -229,6 +229,11 @@ STEPS = {
     "adamw": ("optimizer=adamw",),
     "accumulate": ("trainer.accumulate=4",),
     "bf16": ("trainer.precision=bf16",),
+    "regularised": ("regularization={l2: 1e-3, l1: 1e-4, max_norm: 1, gradient_noise: 0.1}",),
+    "sam": ("optimizer=sam", "model.dropout=0.5"),
+    "lion": ("optimizer=lion",),
+    "lamb": ("optimizer=lamb",),
+    "muon": ("optimizer=muon", "model.hidden=[16,16]"),
 }
 
 

@@ -344,6 +344,8 @@ def test_options_that_a_newer_dlrun_added_do_not_stop_a_resume(server: ForkServe
     tree = yaml.safe_load((folder / "config.yaml").read_text())
     payload = checkpoint.load(folder / "checkpoints/last.pt")
     del payload["config"]["model"]["negative_slope"], payload["config"]["trainer"]["clip_value"]
+    # A whole section too.
+    del payload["config"]["regularization"], tree["regularization"]
     checkpoint.save(folder / "checkpoints/last.pt", payload)
     del tree["model"]["negative_slope"]
     (folder / "config.yaml").write_text(yaml.safe_dump(tree))
@@ -409,6 +411,8 @@ def test_early_stopping_and_the_best_score_survive(server: ForkServer, tmp_path:
         ("data.val_fraction=0", "callbacks.checkpoint={monitor: train/loss, mode: min}"),
         ("data.drop_last=true", "trainer.eval_every=4st", "trainer.log_every=1000"),
         ("trainer.limit_batches=4", "trainer.epochs=4"),
+        ("regularization={l2: 1e-3, l1: 1e-4, max_norm: 1, gradient_noise: 0.1}", "trainer.precision=fp16"),
+        ("optimizer=sam", "trainer.precision=fp16", "optimizer.layer_decay=0.5"),
     ],
 )
 def test_whatever_is_trained_goes_on_exactly(tmp_path: Path, words: tuple[str, ...]) -> None:

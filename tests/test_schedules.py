@@ -17,7 +17,7 @@ from running import config, equal, make_fit
 from dlrun import checkpoint
 from dlrun.assembly import build_optimizer, build_schedule
 from dlrun.config.load import load_config
-from dlrun.data.text_feed import refuse_options_of_images
+from dlrun.data.padded_feed import refuse_options_of_images
 from dlrun.errors import CheckpointError, ConfigError, UserError
 from dlrun.optim.scaling import scaled_lr, scaling_text
 from dlrun.optim.schedules import Schedule, WarmupShape, Watching, with_warmup

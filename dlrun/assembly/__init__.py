@@ -6,10 +6,12 @@ from dlrun.assembly.run import Prepared, build_fit, prepare
 from dlrun.assembly.training import (
     build_callbacks,
     build_optimizer,
+    build_regularizer,
     build_schedule,
     build_task,
     check_fit,
     check_monitors,
+    check_targets,
 )
 
 __all__ = [
@@ -21,10 +23,12 @@ __all__ = [
     "build_fit",
     "build_model",
     "build_optimizer",
+    "build_regularizer",
     "build_schedule",
     "build_task",
     "check_fit",
     "check_monitors",
+    "check_targets",
     "find_head",
     "init_from_data",
     "prepare",

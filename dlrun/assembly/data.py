@@ -11,10 +11,13 @@ import torch
 from dlrun.assembly.make import make
 from dlrun.config.schema import Config
 from dlrun.data.batch_sizes import batch_sizes
+from dlrun.data.colours import Colours, fit_colours
 from dlrun.data.feed import Feed
 from dlrun.data.image_feed import ImageFeed
 from dlrun.data.pair_feed import PairFeed
 from dlrun.data.pairs import PairData
+from dlrun.data.sequence_feed import SequenceFeed
+from dlrun.data.sequences import SequenceData
 from dlrun.data.source import ImageData, first
 from dlrun.data.splits import split_off_validation
 from dlrun.data.statistics import Statistics
@@ -24,7 +27,7 @@ from dlrun.registry import AUGMENTATIONS, DATASETS
 
 
 def build_data(config: Config) -> Any:
-    """The data set with its splits: :class:`ImageData`, :class:`TextData` or :class:`PairData`.
+    """The data set with its splits: :class:`ImageData`, :class:`TextData`, :class:`PairData`, ...
 
     For images a validation split is made where the data bring none.
 
@@ -56,6 +59,7 @@ def build_feed(
     device: torch.device,
     stored: Mapping[str, Any] | None = None,
     statistics: Statistics | None = None,
+    earlier: Mapping[str, Any] | None = None,
 ) -> Feed:
     """The data, ready to be trained on or evaluated.
 
@@ -64,15 +68,30 @@ def build_feed(
         device: where the batches are wanted.
         stored: what a checkpoint holds of its data, if the model is evaluated as that left it.
         statistics: what images are normalised with; None: ``data.normalize`` of the training split.
+        earlier: what a checkpoint holds of its data, if the run goes on from it: what augmentations measure is that.
 
     Raises:
+        UserError: if an augmentation cannot take such images.
         DataError: if the data are missing or damaged.
         CheckpointError: if the data do not fit ``stored``.
     """
     data = build_data(config)
-    augment = [make(AUGMENTATIONS, augmentation) for augmentation in config.augment]
     if isinstance(data, TextData):
-        return TextFeed(data, config, augment, device, stored)
+        return TextFeed(data, config, (), device, stored)
     if isinstance(data, PairData):
-        return PairFeed(data, config, augment, device, stored)
-    return ImageFeed(data, config, augment, device, stored, statistics)
+        return PairFeed(data, config, (), device, stored)
+    if isinstance(data, SequenceData):
+        return SequenceFeed(data, config, (), device, stored)
+    colours = _colours(data, config, stored or earlier or {})
+    augment = [
+        make(AUGMENTATIONS, augmentation, input_shape=data.input_shape, colours=colours)
+        for augmentation in config.augment
+    ]
+    return ImageFeed(data, config, augment, device, stored, statistics, colours)
+
+
+def _colours(data: ImageData, config: Config, known: Mapping[str, Any]) -> Colours | None:
+    """The principal axes of the training split's colours, if an augmentation needs them: as saved, or measured."""
+    if not any("colours" in AUGMENTATIONS.entry(augmentation.name).needs for augmentation in config.augment):
+        return None
+    return Colours.from_state(known["colours"]) if "colours" in known else fit_colours(data.train)

@@ -11,7 +11,7 @@ from torch import nn
 from dlrun.assembly.make import make
 from dlrun.config.schema import Config
 from dlrun.data.feed import Feed
-from dlrun.registry import MODELS
+from dlrun.registry import MODELS, OPTIMIZERS
 from dlrun.transfer import ALL_BUT_HEAD, Head
 
 
@@ -44,6 +44,8 @@ def find_head(config: Config, model: nn.Module, arguments: Mapping[str, Any], co
         UserError: if there are none.
     """
     asked = config.model.weights is not None or config.model.freeze == ALL_BUT_HEAD
+    asked = asked or config.optimizer.layer_decay is not None
+    asked = asked or "hidden" in OPTIMIZERS.entry(config.optimizer.name).needs
     if not asked and not {"head", "body"} & set(config.optimizer.lr_factors or ()):
         return None
 

@@ -11,14 +11,17 @@ from torch import nn
 
 from dlrun.allocator import keep_freed_memory
 from dlrun.assembly.data import build_feed
+from dlrun.assembly.full_batch import check_full_batch
 from dlrun.assembly.model import build_model, find_head, init_from_data
 from dlrun.assembly.training import (
     build_callbacks,
     build_optimizer,
+    build_regularizer,
     build_schedule,
     build_task,
     check_fit,
     check_monitors,
+    check_targets,
 )
 from dlrun.config.schema import Config
 from dlrun.data.feed import Feed
@@ -67,7 +70,8 @@ def prepare(config: Config, saved: Mapping[str, Any] | None = None) -> Prepared:
     _refuse_idle(config)
     weights = read_weights(config.model) if saved is None else None
     statistics = _statistics_of_weights(weights, saved) if config.data.normalize == "weights" else None
-    return Prepared(device, build_feed(config, device, statistics=statistics), weights, saved)
+    earlier = None if saved is None else saved["data"]
+    return Prepared(device, build_feed(config, device, statistics=statistics, earlier=earlier), weights, saved)
 
 
 def _refuse_idle(config: Config) -> None:
@@ -124,8 +128,8 @@ def build_fit(config: Config, prepared: Prepared, open_run: Callable[[], RunFold
     """
     device, feed = prepared.device, prepared.feed
     check_fit(config, feed)
-    if config.model.cache_features and feed.classes is None:
-        raise UserError("model.cache_features=true is for data with a class for each sample; set it to false")
+    if config.model.cache_features and (feed.classes is None or feed.kind != "images"):
+        raise UserError("model.cache_features=true is for images with a class each; set it to false")
     train, val = feed.train_loader(), feed.eval_loader("val")
     seed_all(config.seed)
     model = build_model(config, feed.arguments, device)
@@ -139,6 +143,7 @@ def build_fit(config: Config, prepared: Prepared, open_run: Callable[[], RunFold
     except ValueError as error:
         raise UserError(f"trainer.eval_every: {error}") from None
     task = build_task(config, feed.arguments)
+    check_targets(config, feed, task)
     callbacks = build_callbacks(config)
     schedule = build_schedule(config, timeline_of(train, config.trainer.epochs))
     check_monitors(callbacks, task, validated=val is not None, schedule=schedule)
@@ -158,9 +163,11 @@ def build_fit(config: Config, prepared: Prepared, open_run: Callable[[], RunFold
         callbacks=callbacks,
         frozen=frozen,
         origin=origin,
+        regularizer=build_regularizer(config, model),
     )
     if config.model.cache_features:
         assert head is not None
         train_on_features(fit, head)
+    check_full_batch(fit)
     fit.run = open_run()
     return fit

@@ -12,7 +12,8 @@ from dlrun.assembly.make import make
 from dlrun.config.schema import Config
 from dlrun.data.feed import Feed
 from dlrun.errors import UserError, did_you_mean
-from dlrun.optim.groups import can_fuse, parameter_groups
+from dlrun.optim.groups import can_fuse, hidden_matrices, layer_depths, parameter_groups
+from dlrun.optim.regularization import Regularizer
 from dlrun.optim.scaling import scaled_lr
 from dlrun.optim.schedules import Schedule, Watching
 from dlrun.optim.schedules.filling import fill
@@ -50,7 +51,7 @@ def check_fit(config: Config, feed: Feed) -> None:
         raise UserError("; ".join(problems))
 
 
-_OUTPUTS = ("num_classes", "vocabulary_size", "target_size")
+_OUTPUTS = ("num_classes", "vocabulary_size", "target_size", "class_count", "tag_count")
 """Arguments that are the number of scores of a head, for one kind of data each."""
 
 
@@ -60,6 +61,25 @@ def build_task(config: Config, arguments: Mapping[str, Any]) -> Task:
     loss = make(LOSSES, config.loss, num_outputs=outputs, **arguments)
     task: Task = make(TASKS, config.task, loss=loss, **arguments)
     return task
+
+
+def check_targets(config: Config, feed: Feed, task: Task) -> None:
+    """Check that task and loss can take the targets that mixed images have.
+
+    Raises:
+        UserError: if one of them takes labels only, with what to change.
+    """
+    if not feed.soft_targets:
+        return
+    for group, chosen, part, takes in (
+        ("task", config.task, task, "classification"),
+        ("loss", config.loss, task.loss, "cross_entropy"),
+    ):
+        if not getattr(part, "soft_targets", False):
+            raise UserError(
+                f"augment: mixing images gives each several classes in part, which {group} {chosen.name!r} cannot "
+                f"take; set {group}={takes}, or leave out the augmentations that mix (mixup, cutmix)"
+            )
 
 
 def build_optimizer(config: Config, model: nn.Module, head: Head | None = None) -> torch.optim.Optimizer:
@@ -74,18 +94,38 @@ def build_optimizer(config: Config, model: nn.Module, head: Head | None = None) 
         UserError: if there is nothing to train, or a learning rate is for a module that the model does not have.
     """
     chosen, lr = config.optimizer, scaled_lr(config)
+    factors = learning_rate_factors(model, chosen.lr_factors or {}, head)
+    inside = () if head is None else head.names
+    if chosen.layer_decay is not None:
+        for name, depth in layer_depths(model, inside).items():
+            factors[name] *= chosen.layer_decay**depth
     groups = parameter_groups(
         model,
         decay_norms_and_biases=chosen.decay_norms_and_biases,
         lr=lr,
-        factors=learning_rate_factors(model, chosen.lr_factors or {}, head),
+        factors=factors,
     )
     if not groups:
         frozen = "" if config.model.freeze is None else f": model.freeze={config.model.freeze} leaves none"
         raise UserError(f"model {config.model.name!r} has no trainable parameters{frozen}")
     options = chosen.params if lr is None else {**chosen.params, "lr": lr}
-    optimizer: torch.optim.Optimizer = OPTIMIZERS.build(chosen.name, options, params=groups, fused=can_fuse(model))
+    optimizer: torch.optim.Optimizer = OPTIMIZERS.build(
+        chosen.name, options, params=groups, fused=can_fuse(model), hidden=hidden_matrices(model, inside)
+    )
     return optimizer
+
+
+def build_regularizer(config: Config, model: nn.Module) -> Regularizer | None:
+    """What the step does beside following the gradient of the data loss; None if that is nothing.
+
+    Raises:
+        UserError: if an option has no effect.
+    """
+    chosen = config.regularization
+    if chosen.norms_and_biases and not (chosen.l2 or chosen.l1):
+        raise UserError("regularization.norms_and_biases=true has no effect without regularization.l2 or l1")
+    active = chosen.l2 or chosen.l1 or chosen.max_norm is not None or chosen.gradient_noise is not None
+    return Regularizer(model, chosen, config.seed) if active else None
 
 
 def build_schedule(config: Config, timeline: Timeline) -> Schedule:

@@ -1,7 +1,7 @@
 """Random translation: pad on every side, then cut out a window of the old size.
 
 The size stays, so training and evaluation see one input shape. Letters used below: B images in one call, C
-channels, H x W pixels, P pixels of padding.
+channels, H x W pixels, P pixels of padding above and below, Q to the left and right.
 """
 
 from __future__ import annotations
@@ -11,66 +11,72 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dlrun.augment.base import Augmentation, channels_innermost
+from dlrun.augment.base import Augmentation, channels_innermost, level
 from dlrun.registry import AUGMENTATIONS
 from dlrun.types import NonNegativeInt
 
-Mode = Literal["zero", "reflect"]
+Mode = Literal["zero", "reflect", "edge"]
 
 
-def pad(images: Tensor, padding: int, mode: Mode) -> Tensor:
+def pad(images: Tensor, padding: int | tuple[int, int], mode: Mode | float) -> Tensor:
     """Add a border on all four sides.
 
     Args:
         images: (B, C, H, W), any type.
-        padding: P >= 0 pixels; for ``reflect`` less than H and W.
-        mode: ``zero`` for a border of 0, which is black before normalisation; ``reflect`` for the image
-            mirrored about its edge pixels, which are not repeated.
+        padding: P and Q >= 0 pixels, or one number for both; for ``reflect`` P < H and Q < W.
+        mode: ``zero`` for a border of 0, which is black before normalisation, or a number for one of that value;
+            ``reflect`` for the image mirrored about its edge pixels, which are not repeated; ``edge`` for its edge
+            pixels repeated.
 
     Returns:
-        (B, C, H + 2P, W + 2P), a new tensor in the memory format of ``images``.
+        (B, C, H + 2P, W + 2Q), a new tensor in the memory format of ``images``.
 
     Raises:
         ValueError: if the border to reflect is as large as the image.
     """
     batch, channels, height, width = images.shape
-    p = padding
-    if mode == "reflect" and p >= min(height, width):
+    p, q = (padding, padding) if isinstance(padding, int) else padding
+    if mode == "reflect" and (p >= height or q >= width):
         raise ValueError(
-            f"padding={p} cannot be reflected in images of {height}x{width}: "
+            f"padding={max(p, q)} cannot be reflected in images of {height}x{width}: "
             f"use padding <= {min(height, width) - 1}, or mode: zero"
         )
     layout = torch.channels_last if channels_innermost(images) else torch.contiguous_format
     result = torch.empty(
-        (batch, channels, height + 2 * p, width + 2 * p),
+        (batch, channels, height + 2 * p, width + 2 * q),
         dtype=images.dtype,
         device=images.device,
         memory_format=layout,
     )
-    if p == 0:
-        return result.copy_(images)
-    inner = result[:, :, p:-p, p:-p]
-    if mode == "zero":
-        result.zero_()
+    bottom, right = p + height, q + width
+    inner = result[:, :, p:bottom, q:right]
+    if mode == "zero" or not isinstance(mode, str):
+        if p or q:
+            result.fill_(0 if mode == "zero" else level(images, mode))
         inner.copy_(images)
         return result
-    # torch's own reflection does not take uint8. Columns first; then whole rows, which brings the corners.
+    # torch's own padding does not take uint8. Columns first; then whole rows, which brings the corners.
     inner.copy_(images)
-    result[:, :, p:-p, :p] = images[:, :, :, 1 : p + 1].flip(-1)
-    result[:, :, p:-p, -p:] = images[:, :, :, -p - 1 : -1].flip(-1)
+    middle = result[:, :, p:bottom]
+    if mode == "edge":
+        middle[..., :q], middle[..., right:] = middle[..., q : q + 1], middle[..., right - 1 : right]
+        result[:, :, :p], result[:, :, bottom:] = result[:, :, p : p + 1], result[:, :, bottom - 1 : bottom]
+        return result
+    middle[..., :q] = middle[..., q + 1 : 2 * q + 1].flip(-1)
+    middle[..., right:] = middle[..., right - q - 1 : right - 1].flip(-1)
     result[:, :, :p] = result[:, :, p + 1 : 2 * p + 1].flip(-2)
-    result[:, :, -p:] = result[:, :, -2 * p - 1 : -p - 1].flip(-2)
+    result[:, :, bottom:] = result[:, :, bottom - p - 1 : bottom - 1].flip(-2)
     return result
 
 
-def crop(images: Tensor, top: Tensor, left: Tensor, padding: int, mode: Mode) -> Tensor:
+def crop(images: Tensor, top: Tensor, left: Tensor, padding: int | tuple[int, int], mode: Mode | float) -> Tensor:
     """Pad images, and cut a window of the old size out of each at its own place.
 
     Args:
         images: (B, C, H, W), any type.
         top: int64 (B,), first row of each window in the padded image, 0..2P.
-        left: int64 (B,), first column of each window in the padded image, 0..2P.
-        padding: P, see :func:`pad`.
+        left: int64 (B,), first column of each window in the padded image, 0..2Q.
+        padding: P and Q, see :func:`pad`.
         mode: see :func:`pad`.
 
     Returns:
@@ -80,6 +86,8 @@ def crop(images: Tensor, top: Tensor, left: Tensor, padding: int, mode: Mode) ->
         ValueError: if the border to reflect is as large as the image.
     """
     padded = pad(images, padding, mode)
+    if len(images) == 0:
+        return images.clone()
     last = channels_innermost(images)
     if last:
         images, padded = images.permute(0, 2, 3, 1), padded.permute(0, 2, 3, 1)
@@ -87,7 +95,8 @@ def crop(images: Tensor, top: Tensor, left: Tensor, padding: int, mode: Mode) ->
     batch, height = len(images), images.shape[1 if last else 2]
     planes, unit = (1, images.shape[3]) if last else (images.shape[1], 1)
     width = images[0].numel() // (planes * height)
-    row, plane = width + 2 * padding * unit, (height + 2 * padding) * (width + 2 * padding * unit)
+    p, q = (padding, padding) if isinstance(padding, int) else padding
+    row, plane = width + 2 * q * unit, (height + 2 * p) * (width + 2 * q * unit)
     # Every row of a window is a run of `width` numbers that begins somewhere in `padded`. All runs that could
     # be asked for make a matrix whose rows overlap (it takes no memory), and the crop is one selection of its
     # rows: measured four times as fast as copying the images of each offset together.
@@ -103,13 +112,13 @@ def crop(images: Tensor, top: Tensor, left: Tensor, padding: int, mode: Mode) ->
 
 
 @AUGMENTATIONS.register
-def random_crop(*, padding: NonNegativeInt = 4, mode: Literal["zero", "reflect"] = "zero") -> Augmentation:
+def random_crop(*, padding: NonNegativeInt = 4, mode: Literal["zero", "reflect", "edge"] = "zero") -> Augmentation:
     """Shifts each image by up to ``padding`` pixels in both directions, every shift equally likely.
 
     Args:
         padding: largest shift in pixels, >= 0; for ``reflect`` less than the image's height and width.
         mode: what comes in from outside: ``zero`` black (0 before normalisation), ``reflect`` the mirrored
-            image.
+            image, ``edge`` its outermost pixels.
 
     Source: He et al., "Deep residual learning for image recognition", 2016, 4.2.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +109,8 @@ def _scores(
     from dlrun.tasks.base import complete
     from dlrun.train.evaluate import evaluate, predict
 
+    if config.task.name == "sequence_labeling":
+        return _tag_scores(model, loader, task, feed, config, device)
     detail = getattr(task, "detail", None)
     if feed.classes is None and detail is None:
         return evaluate(model, loader, task, config.trainer.precision, device) or {}
@@ -126,15 +129,45 @@ def _scores(
     }
 
 
+def _tag_scores(
+    model: nn.Module, loader: BatchLoader, task: Task, feed: Feed, config: Config, device: torch.device
+) -> dict[str, Any]:
+    """Loss, accuracy, F1 of the tags and their mean; of BIO tags also the F1 of spans."""
+    from dlrun.losses import IGNORED
+    from dlrun.scores import confusion_matrix, is_bio, macro_f1, per_class, span_f1
+    from dlrun.train.evaluate import evaluate, predict
+
+    scores = evaluate(model, loader, task, config.trainer.precision, device) or {}
+    predicted, targets = predict(model, loader, task, config.trainer.precision, device)
+    counted = targets != IGNORED
+    predicted, targets = predicted[counted].long(), targets[counted]
+    rows = per_class(confusion_matrix(predicted, targets, len(feed.outputs)), feed.outputs)
+    report: dict[str, Any] = {**scores, "macro_f1": macro_f1(rows)}
+    if is_bio(feed.outputs):
+        lengths = [count for batch in loader.epoch(0) for count in batch.counts]
+        report["span_f1"] = span_f1(*(_apart(tags, lengths, feed.outputs) for tags in (predicted, targets)))
+    return {**report, "per_class": rows}
+
+
+def _apart(tags: torch.Tensor, lengths: Sequence[int], names: Sequence[str]) -> list[str]:
+    """Names of the tags of sequences one after the other, with an O between each two."""
+    joined: list[str] = []
+    numbers = iter(tags.tolist())
+    for length in lengths:
+        joined += [*(names[tag] for tag in islice(numbers, length)), "O"]
+    return joined
+
+
 def _print(report: Mapping[str, Any]) -> None:
     from dlrun.scores import is_rate
 
     log.info("checkpoint  %s (step %d)", report["checkpoint"], report["step"])
     unit = "samples" if "samples" in report else "tokens"
-    unknown = f", {report['unknown']:,} of them unknown to the training text" if report.get("unknown") else ""
-    pairs = f" in {report['pairs']:,} pairs" if "pairs" in report else ""
-    log.info("split       %s, %s %s%s%s", report["split"], f"{report[unit]:,}", unit, pairs, unknown)
-    metrics = {name: _NAMES.get(name, name) if "confusion" in report else name for name in _metrics(report)}
+    log.info("split       %s, %s %s%s", report["split"], f"{report[unit]:,}", unit, _told(report, unit))
+    metrics = {
+        name: _NAMES.get(name, name) if "confusion" in report and unit == "samples" else name
+        for name in _metrics(report)
+    }
     width = max(12, *(len(label) + 2 for label in metrics.values()))
     for name, label in metrics.items():
         value = f"{100 * report[name]:.2f} %" if is_rate(name) else f"{report[name]:.4f}"
@@ -148,10 +181,20 @@ def _print(report: Mapping[str, Any]) -> None:
     columns = {"precision": "precision", "recall": "recall", "f1": "F1", "average_precision": "avg prec."}
     columns = {key: title for key, title in columns.items() if key in report["per_class"][0]}
     titles = "  ".join(f"{title:>9}" for title in columns.values())
-    log.info("  %-*s  %s  %7s", width, "class", titles, "samples")
+    log.info("  %-*s  %s  %7s", width, "class", titles, unit)
     for row in report["per_class"]:
         cells = [f"{'-':>9}" if row[key] is None else f"{row[key]:9.2%}" for key in columns]
         log.info("  %-*s  %s  %7d", width, row["class"], "  ".join(cells), row["support"])
+
+
+def _told(report: Mapping[str, Any], unit: str) -> str:
+    """What else there is to say of the split."""
+    parts = [f" in {report[name]:,} {name}" for name in ("pairs", "sequences") if name in report and unit == "tokens"]
+    if "read" in report and unit == "samples":
+        parts.append(f" of {report['read']:,} tokens")
+    if report.get("unknown"):
+        parts.append(f", {report['unknown']:,} of them unknown to the training text")
+    return "".join(parts)
 
 
 def _print_examples(examples: Sequence[Mapping[str, Any]]) -> None:

@@ -130,6 +130,9 @@ def _subject(saved: Saved, asked: _Asked) -> Exportable:
         raise UserError(
             f"model {config.model.name!r} writes one sequence from another, symbol by symbol: it cannot be exported"
         )
+    if "per_token" in data:
+        _refuse(asked, "input", "is for images, and the model reads sequences")
+        return _sequence_reader(saved, asked, ready, metadata)
     _refuse(asked, "steps", "is for models of text, and this one reads images")
     classes, (channels, height, width) = data["classes"], data["input_shape"]
     shape = (channels, height, width)
@@ -141,6 +144,33 @@ def _subject(saved: Saved, asked: _Asked) -> Exportable:
         classes,
         given=asked.given or "pixels",
         scores="label_probabilities" if several else asked.scores,
+        metadata=metadata,
+    )
+
+
+def _sequence_reader(
+    saved: Saved,
+    asked: _Asked,
+    ready: Callable[..., tuple[str, nn.Module, Callable[[], nn.Module]]],
+    metadata: Mapping[str, str],
+) -> Exportable:
+    from dlrun.data.vocabulary import Vocabulary
+    from dlrun.export.sequences import sequence_reader
+
+    data = saved.payload["data"]
+    if asked.steps is None and any(chosen.graph for chosen in asked.formats):
+        raise UserError(
+            "a graph reads sequences of one length, without padding: give their number of tokens with steps=N"
+        )
+    vocabulary, labels, per_token = Vocabulary.from_state(data["tokens"]), data["labels"], bool(data["per_token"])
+    counts = {"token_count": len(vocabulary), "tag_count" if per_token else "class_count": len(labels)}
+    return sequence_reader(
+        *ready(**counts),
+        vocabulary,
+        labels,
+        per_token=per_token,
+        steps=asked.steps or 1,
+        scores=asked.scores,
         metadata=metadata,
     )
 

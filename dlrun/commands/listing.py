@@ -46,11 +46,15 @@ def list_components(request: Request) -> int:
 
 
 def show_component(request: Request) -> int:
-    """Print a component's options, or a recipe's text.
+    """Print a component's options, or a recipe's text; or draw what an experiment's augmentation does.
 
     Raises:
         UserError: if kind or name are missing or unknown.
     """
+    if len(request.words) == 1 and _kind(request.words[0]) == "augment":
+        from dlrun.commands.contact_sheet import show_augment
+
+        return show_augment(request)
     curve = len(request.words) == 2 and _kind(request.words[0]) == "schedule"
     if not curve:
         _load_plugins(request)
@@ -141,7 +145,8 @@ def _kinds() -> str:
 
 
 def _load_plugins(request: Request) -> None:
-    others = [word for word in request.overrides if not word.startswith("plugins=")]
+    own = [f"{key}={value}" for key, value in request.reserved.items() if key != "config"]
+    others = [*own, *(word for word in request.overrides if not word.startswith("plugins="))]
     if others:
         raise UserError(f"{others[0]!r} means nothing here: list and show take config= and plugins= only")
     if "steps" in request.reserved:

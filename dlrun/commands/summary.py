@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from dlrun.summary_text import Subject
 
 
+_COUNTED = ("num_classes", "vocabulary_size", "target_size", "class_count", "tag_count")
+"""Arguments that are the number of scores of a head."""
+
+
 @dataclass(frozen=True)
 class _Asked:
     """One model to summarise: its name for the user, and the configuration it stands in."""
@@ -89,11 +93,12 @@ def _config_of(word: str, given: str | None, overrides: Sequence[str]) -> Config
 
 @dataclass(frozen=True)
 class _Sample:
-    """What the model is run on, and what it is built with."""
+    """What the model is run on, what it is built with, and what its scores are of, where the shape does not tell."""
 
     shape: tuple[int, ...]
     classes: int
     arguments: Mapping[str, Any]
+    scored: str | None = None
 
 
 def _summarise(asked: _Asked, shape: tuple[int, int, int] | None, classes: int | None) -> Subject:
@@ -113,12 +118,12 @@ def _summarise(asked: _Asked, shape: tuple[int, int, int] | None, classes: int |
     def count(device: str) -> Subject:
         with torch.device(device):
             model = build_model(config, sample.arguments, torch.device(device))
-        counted = next(name for name in ("num_classes", "vocabulary_size", "target_size") if name in sample.arguments)
+        counted = next(name for name in _COUNTED if name in sample.arguments)
         head = find_head(config, model, sample.arguments, counted)
         freeze(model, config.model.freeze, head)
         optimizer = build_optimizer(config, model, head) if device == "meta" else None
         result = summarise(model, sample.shape, batch, optimizer)
-        return Subject(asked.name, config.model.name, sample.classes, config.trainer.precision, result)
+        return Subject(asked.name, config.model.name, sample.classes, config.trainer.precision, result, sample.scored)
 
     try:
         return count("meta")
@@ -134,6 +139,8 @@ def _sample(config: Config, shape: tuple[int, int, int] | None, classes: int | N
     if shape is None or classes is None:
         known = shape_of(config.data.name, config.data.params)
         if isinstance(known, TextShape) and shape is None:
+            if known.labelled:
+                return _labelled_sample(config, known.sequence_length, classes)
             return _text_sample(config, known.sequence_length, classes or known.vocabulary)
         if known is None and shape is None:
             raise UserError(
@@ -166,3 +173,14 @@ def _text_sample(config: Config, steps: int, vocabulary: int | None) -> _Sample:
     # Pairs have two of them.
     sizes = dict.fromkeys(("vocabulary_size", "source_size", "target_size"), vocabulary)
     return _Sample((steps,), vocabulary, sizes)
+
+
+def _labelled_sample(config: Config, steps: int, classes: int | None) -> _Sample:
+    """The longest of some labelled sequences; their tokens take reading."""
+    import torch
+
+    from dlrun.assembly import build_feed
+
+    feed = build_feed(config, torch.device("cpu"))
+    arguments = {**feed.arguments, **({} if classes is None else {feed.counted: classes})}
+    return _Sample((steps,), arguments[feed.counted], arguments, scored="tags" if feed.classes is None else "classes")

@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from dlrun.registry import CALLBACKS
-from dlrun.types import Duration, NameOrPath, NonNegativeInt, PositiveDuration, PositiveFloat, PositiveInt, Range
+from dlrun.types import (
+    Duration,
+    NameOrPath,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveDuration,
+    PositiveFloat,
+    PositiveInt,
+    Range,
+)
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Normalization = Literal["channel", "mean_image", "none", "weights"]
@@ -86,6 +95,27 @@ class OptimizerConfig(ComponentConfig):
     """Multiply lr by data.batch_size / lr_reference_batch (linear), or by its root (sqrt); null: lr is as it is."""
     lr_reference_batch: PositiveInt = 256
     """The batch size that lr was chosen for."""
+    layer_decay: Annotated[float, Range(gt=0, le=1)] | None = None
+    """Factor on the learning rate for each layer further from the head: the head has the whole rate, the layer before
+    it this factor, the one before that its square; null: one rate for all."""
+
+
+@dataclass(frozen=True)
+class RegularizationConfig:
+    """Penalties, noise and limits beside the optimizer's own weight_decay, which is no part of a loss."""
+
+    l2: NonNegativeFloat = 0.0
+    """Loss term l2 * sum of w^2 (gradient 2 l2 w); with l1 it is the elastic net."""
+    l1: NonNegativeFloat = 0.0
+    """Loss term l1 * sum of |w|."""
+    norms_and_biases: bool = False
+    """Penalise biases and normalisation parameters too (parameters with fewer than two axes)."""
+    max_norm: PositiveFloat | None = None
+    """After each update, scale the incoming weights of a unit down to this L2 norm when they are longer."""
+    gradient_noise: PositiveFloat | None = None
+    """eta of Gaussian noise on the gradient with the variance eta / (1 + step)^gradient_noise_decay."""
+    gradient_noise_decay: NonNegativeFloat = 0.55
+    """How fast that noise goes."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +202,8 @@ class Config:
     """The loop."""
     run: RunConfig
     """The run folder."""
+    regularization: RegularizationConfig = field(default_factory=RegularizationConfig)
+    """Penalties, noise and limits."""
 
     def to_tree(self) -> dict[str, Any]:
         """The configuration as a plain tree, the form that YAML, JSON and checkpoints hold.
@@ -200,6 +232,7 @@ SECTIONS: dict[str, type[Any]] = {
     "task": ComponentConfig,
     "trainer": TrainerConfig,
     "run": RunConfig,
+    "regularization": RegularizationConfig,
 }
 """Section of the tree -> its dataclass. The remaining keys are scalars, ``augment`` (a list) and ``callbacks``."""
 

@@ -53,6 +53,7 @@ class _Validator:
     def config(self, tree: Mapping[str, Any]) -> Config:
         hints = typing.get_type_hints(Config, include_extras=True)
         known = [*hints, DEBUG]
+        defaults = {f.name: default for f in dataclasses.fields(Config) if (default := _default(f)) is not REQUIRED}
         values: dict[str, Any] = {}
         for key in tree:
             if key == DEBUG:
@@ -61,7 +62,10 @@ class _Validator:
                 self._unknown((key,), known, self._nested_hint(key))
         for key, annotation in hints.items():
             path = (key,)
-            if key not in tree:
+            if key not in tree and key in defaults:
+                # A tree that was saved before the section existed.
+                values[key] = defaults[key]
+            elif key not in tree:
                 self._add(path, f"missing required section {key!r}")
             elif key == "augment":
                 values[key] = self._augment(tree[key])

@@ -8,11 +8,22 @@ so that the same data are recognised at a resume and an evaluation rebuilds itse
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
 Split = Literal["train", "val", "test"]
+
+
+class Augmented(NamedTuple):
+    """Some training images, and what the augmentation made of them. N images, D draws, K classes."""
+
+    images: Tensor
+    """uint8 (N, 1 + D, C, H, W), the image itself first."""
+    labels: Tensor
+    """int64 (N,): their classes."""
+    targets: Tensor
+    """Of the draws: int64 (N, D), or where images are mixed the share of each class, float32 (N, D, K)."""
 
 
 class BatchLoader(Protocol):
@@ -64,6 +75,7 @@ class Feed(Protocol):
         counted: which of the arguments is the number of scores that a head gives.
         outputs: names of what a head scores: classes, or the symbols of a vocabulary.
         classes: names of the classes, where each sample has one; else None.
+        soft_targets: whether the targets in training are shares of the classes, float (B, K), and not labels.
     """
 
     kind: str
@@ -72,6 +84,7 @@ class Feed(Protocol):
     counted: str
     outputs: tuple[str, ...]
     classes: tuple[str, ...] | None
+    soft_targets: bool
 
     def sizes(self) -> dict[Split, int]:
         """Units in each split that there is, in the order train, val, test."""
@@ -103,6 +116,15 @@ class Feed(Protocol):
 
     def example(self, count: int) -> Tensor | str:
         """Something of the training split to look at: uint8 images (N, C, H, W), N <= ``count``, or a text."""
+        ...
+
+    def augmented(self, count: int, draws: int) -> Augmented | None:
+        """Images of the training split before and after the augmentation; None if there is none.
+
+        Args:
+            count: N, images at most.
+            draws: D, how often each is augmented, >= 1.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]:

@@ -8,12 +8,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dlrun.augment.base import Augmentation
+from dlrun.augment.base import Augmentation, Mixing, Place
+from dlrun.augment.pipeline import Pipeline
 from dlrun.config.schema import Config
 from dlrun.data.batch_sizes import BatchSizes, batch_sizes
-from dlrun.data.feed import BatchLoader, Split
+from dlrun.data.colours import Colours
+from dlrun.data.feed import Augmented, BatchLoader, Split
 from dlrun.data.loaders import make_loader
-from dlrun.data.order import permutation
+from dlrun.data.order import generator, permutation
 from dlrun.data.source import ImageData, ImageSource, first
 from dlrun.data.statistics import Statistics
 from dlrun.data.statistics import fit as fit_statistics
@@ -31,6 +33,7 @@ class ImageFeed:
         stored: what a checkpoint holds of its data: the statistics are then those, and the classes and the size of the
             images must be.
         statistics: of the weights that training starts from; None: what ``data.normalize`` says, of the training split.
+        colours: of the training split, where augmentations were made with them; the checkpoint keeps them.
 
     Raises:
         CheckpointError: if the images do not fit ``stored``.
@@ -45,10 +48,11 @@ class ImageFeed:
         self,
         data: ImageData,
         config: Config,
-        augment: Sequence[Augmentation],
+        augment: Sequence[Augmentation | Mixing],
         device: torch.device,
         stored: Mapping[str, Any] | None = None,
         statistics: Statistics | None = None,
+        colours: Colours | None = None,
     ) -> None:
         self.data = data
         self.classes: tuple[str, ...] | None = None if data.multi_label else data.classes
@@ -66,6 +70,9 @@ class ImageFeed:
             **self._counted,
         }
         self._config, self._augment, self._device = config, tuple(augment), device
+        self._pipeline = Pipeline(self._augment, len(data.classes))
+        self.soft_targets = self._pipeline.soft
+        self._colours = colours
         if stored is None:
             self.statistics = _fitted(data, config) if statistics is None else _fitting(statistics, data.input_shape)
         else:
@@ -128,7 +135,7 @@ class ImageFeed:
         batch_size: int | BatchSizes,
         *,
         shuffle: bool,
-        augment: Sequence[Augmentation] = (),
+        augment: Sequence[Augmentation | Mixing] = (),
         drop_last: bool = False,
         limit: int | None = None,
     ) -> BatchLoader:
@@ -138,6 +145,7 @@ class ImageFeed:
             seed=self._config.seed,
             shuffle=shuffle,
             augment=augment,
+            num_classes=len(self.data.classes),
             statistics=self.statistics,
             device=self._device,
             resident=self._config.data.resident,
@@ -156,14 +164,32 @@ class ImageFeed:
         """A random choice of images. See :meth:`dlrun.data.feed.Feed.example`."""
         return self.data.train.read(permutation(self._config.seed, 0, len(self.data.train))[:count])
 
+    def augmented(self, count: int, draws: int) -> Augmented | None:
+        """Those of :meth:`example`, each as it came and in some draws. See :meth:`dlrun.data.feed.Feed.augmented`."""
+        if not self._pipeline:
+            return None
+        chosen = permutation(self._config.seed, 0, len(self.data.train))[:count]
+        before = self.data.train.read(chosen)
+        images, labels = before.to(self._device), self.data.train.labels.index_select(0, chosen).to(self._device)
+        rows, targets = [before], []
+        for draw in range(draws):
+            stream = generator(self._config.seed, draw, 0, self._device, stream="show")
+            place = Place(self._config.seed, draw, chosen.to(self._device))
+            after, target = self._pipeline(images, labels, stream, place)
+            rows.append(after.cpu())
+            targets.append(target.cpu())
+        return Augmented(torch.stack(rows, 1), labels.cpu(), torch.stack(targets, 1))
+
     def state_dict(self) -> dict[str, Any]:
         """See :meth:`dlrun.data.feed.Feed.state_dict`."""
+        colours = {} if self._colours is None else {"colours": self._colours.state_dict()}
         return {
             "classes": list(self.data.classes),
             "input_shape": list(self.data.input_shape),
             "statistics": self.statistics.state_dict(),
             "label_counts": list(self._counted["label_counts"]),
             "label_total": self._counted["label_total"],
+            **colours,
         }
 
     def check_unchanged(self, stored: Mapping[str, Any]) -> None:

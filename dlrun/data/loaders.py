@@ -10,7 +10,7 @@ same chunks and the same :class:`_Finish`, so they give the same batches bit for
                                                                       +-> augment -> normalise -> slices
     streaming   order -> workers read() uint8 -> copy to the device --+
 
-Letters used below: N images in the source, B images in a batch, C channels, H x W pixels.
+Letters used below: N images in the source, B images in a batch, C channels, H x W pixels, K classes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from dlrun.augment.base import Augmentation, take
+from dlrun.augment.base import Augmentation, Mixing, Place, take
+from dlrun.augment.pipeline import Pipeline
 from dlrun.data.batch_sizes import BatchSizes
 from dlrun.data.feed import BatchLoader
 from dlrun.data.order import generator
@@ -34,28 +35,36 @@ RESIDENT_BYTES = 1 << 30
 """Arrays up to this size are kept on the device unless the configuration says otherwise."""
 
 Batch = tuple[Tensor, Tensor]
-"""(inputs, targets): float32 (B, C, H, W) normalised, int64 (B,), both on the device. The last batch of an epoch may be
-smaller; inputs may be views of one chunk."""
+"""(inputs, targets), both on the device: float32 (B, C, H, W) normalised, and int64 (B,); where augmentations mix
+labels, the share of each class, float32 (B, K). The last batch of an epoch may be smaller; inputs may be views of one
+chunk."""
 
 
 class _Finish:
     """From the uint8 images of a chunk to its batches."""
 
-    def __init__(self, augment: Sequence[Augmentation], statistics: Statistics) -> None:
-        self.augment = tuple(augment)
+    def __init__(self, augment: Pipeline, statistics: Statistics) -> None:
+        self.augment = augment
         self.statistics = statistics
+        self._order: tuple[int, Tensor] | None = None
 
     def __call__(
         self, images: Tensor, labels: Tensor, plan: Plan, epoch: int, chunk: int, skip: int
     ) -> Iterator[Batch]:
         if self.augment:
             stream = generator(plan.seed, epoch, chunk, images.device)
-            for augmentation in self.augment:
-                images = augmentation(images, stream)
+            place = self._place(plan, epoch, chunk, images.device) if self.augment.placed else None
+            images, labels = self.augment(images, labels, stream, place)
         size = plan.batch_size
         inputs = self.statistics.normalize(images[skip * size :] if skip else images)
         targets = labels[skip * size :] if skip else labels
         return zip(torch.split(inputs, size), torch.split(targets, size), strict=True)
+
+    def _place(self, plan: Plan, epoch: int, chunk: int, device: torch.device) -> Place:
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, plan.order(epoch)
+        low, high = plan.bounds(chunk)
+        return Place(plan.seed, epoch, self._order[1][low:high].to(device, non_blocking=True))
 
 
 class ResidentLoader:
@@ -182,7 +191,8 @@ def make_loader(
     batch_size: int | BatchSizes,
     seed: int,
     shuffle: bool,
-    augment: Sequence[Augmentation] = (),
+    augment: Sequence[Augmentation | Mixing] = (),
+    num_classes: int | None = None,
     statistics: Statistics,
     device: torch.device,
     resident: bool | None = None,
@@ -199,6 +209,7 @@ def make_loader(
         seed: of the order and the augmentation; a change gives other ones, the same seed the same.
         shuffle: whether each epoch has a random order; otherwise it is that of the source.
         augment: applied one after the other to uint8 images on the device, before normalisation.
+        num_classes: K, which augmentations that mix labels need.
         statistics: of the training split.
         device: where the batches are wanted.
         resident: keep all images on the device; None: if they are in an array of at most
@@ -210,7 +221,7 @@ def make_loader(
 
     Raises:
         DataError: if there are no images, or less than one batch and ``drop_last``.
-        ValueError: if ``batch_size`` or ``workers`` is out of range.
+        ValueError: if ``batch_size`` or ``workers`` is out of range, or the number of classes is needed.
     """
     total = len(source)
     sizes = BatchSizes(((0, batch_size),)) if isinstance(batch_size, int) else batch_size
@@ -233,7 +244,7 @@ def make_loader(
         drop_last=drop_last,
         limit=limit,
     )
-    finish = _Finish(augment, statistics.to(device))
+    finish = _Finish(Pipeline(augment, num_classes), statistics.to(device))
     if resident is None:
         resident = array_of(source) is not None and decoded_bytes(source) <= RESIDENT_BYTES
     if resident:

@@ -5,8 +5,7 @@ Letters: N pairs, B of them in a batch, S symbols of the longest source, T of th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,11 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dlrun.data.order import permutation, random_words
+from dlrun.data.length_batches import LengthBatches, padded
 from dlrun.losses import IGNORED
-
-POOL = 50
-"""Batches whose pairs are sorted by length together: more pad less, fewer mix better."""
 
 
 class PairBatch(NamedTuple):
@@ -52,11 +48,21 @@ class EncodedPairs:
         self.source_lengths = np.array([len(source) for source in sources], dtype=np.int64)
         self.target_lengths = np.array([len(target) + 1 for target in targets], dtype=np.int64)
         self._end = end
-        self._sources = _table(sources, 0, torch.int32).to(device)
-        self._targets = _table(targets, 1, torch.int32, fill=end).to(device)
+        self._sources = padded(sources).to(device)
+        self._targets = padded(targets, more=1, fill=end).to(device)
 
     def __len__(self) -> int:
         return len(self.source_lengths)
+
+    @property
+    def keys(self) -> tuple[NDArray[np.int64], ...]:
+        """See :attr:`dlrun.data.length_batches.Table.keys`."""
+        return self.target_lengths, self.source_lengths
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Symbols of each target, with its end."""
+        return self.target_lengths
 
     def batch(self, rows: NDArray[np.int64], progress: float) -> PairBatch:
         """Some pairs, padded to the longest of them."""
@@ -77,73 +83,5 @@ class EncodedPairs:
         )
 
 
-def _table(sequences: Sequence[Tensor], more: int, dtype: torch.dtype, fill: int = 0) -> Tensor:
-    table = torch.full((len(sequences), max(map(len, sequences), default=0) + more), fill, dtype=dtype)
-    for row, sequence in zip(table, sequences, strict=True):
-        row[: len(sequence)] = sequence
-    return table
-
-
-class PairBatches:
-    """Batches of one split. See :class:`dlrun.data.feed.BatchLoader`.
-
-    In training the pairs are shuffled, the pairs of :data:`POOL` batches at a time are sorted by length and cut into
-    batches, and these are shuffled: a pure function of (seed, epoch). In evaluation they come in their own order.
-
-    Args:
-        pairs: the split, at least one pair.
-        batch_size: B.
-        seed: of the order; None for the own order.
-        epochs: length of the training, for :attr:`PairBatch.progress`.
-        drop_last: leave out the pairs that do not fill a batch; others of them in each epoch.
-        limit: use only so many batches of an epoch; None: all.
-    """
-
-    def __init__(
-        self,
-        pairs: EncodedPairs,
-        batch_size: int,
-        *,
-        seed: int | None = None,
-        epochs: int = 1,
-        drop_last: bool = False,
-        limit: int | None = None,
-    ) -> None:
-        self.batch_size = batch_size
-        self._pairs, self._seed, self._epochs = pairs, seed, epochs
-        self._used = len(pairs) - len(pairs) % batch_size if drop_last else len(pairs)
-        batches = -(-self._used // batch_size)
-        self.steps_per_epoch = batches if limit is None else min(batches, limit)
-        # With something left out, the epochs differ: the first stands for them.
-        self.num_samples = sum(int(pairs.target_lengths[rows].sum()) for rows in self._order(0))
-
-    def _order(self, epoch: int) -> list[NDArray[np.int64]]:
-        size, seed = self.batch_size, self._seed
-        if seed is None:
-            rows = np.arange(self._used)
-            return [rows[i : i + size] for i in range(0, self._used, size)][: self.steps_per_epoch]
-        drawn = permutation(seed, epoch, len(self._pairs)).numpy()[: self._used]
-        batches = []
-        for begin in range(0, self._used, POOL * size):
-            pool = drawn[begin : begin + POOL * size]
-            pool = pool[np.lexsort((self._pairs.target_lengths[pool], self._pairs.source_lengths[pool]))]
-            cuts = [*range(0, len(pool), size), len(pool)]
-            batches += [pool[a:b] for a, b in pairwise(cuts)]
-        order = random_words(len(batches), "pair batches", seed, epoch).argsort(kind="stable")
-        return [batches[index] for index in order.tolist()][: self.steps_per_epoch]
-
-    def steps(self, epoch: int) -> int:
-        """The same in every epoch. See :meth:`dlrun.data.feed.BatchLoader.steps`."""
-        return self.steps_per_epoch
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[PairBatch]:
-        """See :meth:`dlrun.data.feed.BatchLoader.epoch`."""
-        if epoch < 0 or not 0 <= start <= self.steps_per_epoch:
-            raise ValueError(f"no batch {start} in epoch {epoch}: an epoch has {self.steps_per_epoch} batches")
-        order, steps = self._order(epoch), self.steps_per_epoch
-        for number in range(start, steps):
-            done = 0.0 if self._seed is None else (epoch * steps + number) / (self._epochs * steps)
-            yield self._pairs.batch(order[number], done)
-
-    def close(self) -> None:
-        """See :meth:`dlrun.data.feed.BatchLoader.close`; there is nothing to end."""
+PairBatches = LengthBatches[PairBatch]
+"""Batches of the pairs of one split."""

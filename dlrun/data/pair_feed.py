@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Literal
@@ -10,20 +9,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dlrun.augment.base import Augmentation
+from dlrun.augment.base import Augmentation, Mixing
 from dlrun.config.schema import Config
 from dlrun.data.feed import Split
-from dlrun.data.pair_batches import EncodedPairs, PairBatches
+from dlrun.data.padded_feed import PaddedFeed, digest
+from dlrun.data.pair_batches import EncodedPairs, PairBatch, PairBatches
 from dlrun.data.pairs import Pair, PairData
-from dlrun.data.text_feed import refuse_options_of_images
 from dlrun.data.vocabulary import Vocabulary
-from dlrun.errors import CheckpointError, DataError
+from dlrun.errors import DataError
 
 _SHOWN = 40
 """Training pairs that are shown as an example."""
 
 
-class PairFeed:
+class PairFeed(PaddedFeed[PairBatch]):
     """Sources and targets as characters. A target ends with a symbol of its own, which the decoder also begins with.
 
     Args:
@@ -47,13 +46,12 @@ class PairFeed:
         self,
         data: PairData,
         config: Config,
-        augment: Sequence[Augmentation],
+        augment: Sequence[Augmentation | Mixing],
         device: torch.device,
         stored: Mapping[str, Any] | None = None,
     ) -> None:
-        refuse_options_of_images(config)
+        super().__init__(config, device)
         self.data = data
-        self._config, self._device = config, device
         if stored is not None:
             self.source, self.target = (Vocabulary.from_state(stored[side]) for side in ("source", "target"))
         elif not data.train:
@@ -64,12 +62,16 @@ class PairFeed:
         self.end = len(self.target)
         self.outputs = (*self.target.symbols, "<end>")
         self.arguments: Mapping[str, Any] = {"source_size": len(self.source), "target_size": len(self.target) + 1}
-        self._encoded = cache(self._encode)
+        self._tables = cache(self._encode)
 
     def _encode(self, split: Split) -> EncodedPairs:
         pairs = self.pairs(split)
         sides = [self.source.encode(pair.source) for pair in pairs], [self.target.encode(pair.target) for pair in pairs]
         return EncodedPairs(*sides, self.end, self._device)
+
+    def table(self, split: Split) -> EncodedPairs:
+        """The pairs of a split; what they count are the symbols of the targets, with their ends."""
+        return self._tables(split)
 
     def pairs(self, split: Split) -> tuple[Pair, ...]:
         """The texts of a split, in the order of :meth:`eval_loader`."""
@@ -80,11 +82,6 @@ class PairFeed:
         """The text of a decoded target, up to its end."""
         kept = tokens[: tokens.index(self.end)] if self.end in tokens else tokens
         return self.target.decode(kept)
-
-    def sizes(self) -> dict[Split, int]:
-        """Symbols of the targets, with their ends. See :meth:`dlrun.data.feed.Feed.sizes`."""
-        splits: tuple[Split, ...] = ("train", "val", "test")
-        return {s: int(self._encoded(s).target_lengths.sum()) for s in splits if self.pairs(s)}
 
     def describe(self) -> str:
         """See :meth:`dlrun.data.feed.Feed.describe`."""
@@ -98,34 +95,9 @@ class PairFeed:
         unknown += self.target.unknown(self.target.encode("".join(pair.target for pair in pairs)))
         return {"pairs": len(pairs), "unknown": unknown}
 
-    def train_loader(self) -> PairBatches:
-        """Shuffled batches of similar lengths. See :meth:`dlrun.data.feed.Feed.train_loader`."""
-        settings, encoded = self._config.data, self._encoded("train")
-        if settings.batch_size > len(encoded):
-            raise DataError(
-                f"data.batch_size={settings.batch_size} is larger than the training split ({len(encoded)} pairs); "
-                f"set it to {len(encoded)} or less"
-            )
-        return PairBatches(
-            encoded,
-            settings.batch_size,
-            seed=self._config.seed,
-            epochs=self._config.trainer.epochs,
-            drop_last=settings.drop_last,
-            limit=self._config.trainer.limit_batches,
-        )
-
-    def eval_loader(self, split: Split) -> PairBatches | None:
-        """See :meth:`dlrun.data.feed.Feed.eval_loader`."""
-        if not self.pairs(split):
-            return None
-        return PairBatches(
-            self._encoded(split), self._config.data.eval_batch_size, limit=self._config.trainer.limit_batches
-        )
-
     def sample_inputs(self, count: int) -> Tensor:
         """Sources, int64 (at most ``count``, S), padded."""
-        return next(PairBatches(self._encoded("train"), count).epoch(0)).source
+        return next(PairBatches(self.table("train"), count).epoch(0)).source
 
     def example(self, count: int) -> str:
         """The first pairs of the training split. See :meth:`dlrun.data.feed.Feed.example`."""
@@ -133,17 +105,8 @@ class PairFeed:
 
     def state_dict(self) -> dict[str, Any]:
         """See :meth:`dlrun.data.feed.Feed.state_dict`."""
-        lines = "\n".join(f"{pair.source}\t{pair.target}" for pair in self.data.train)
         return {
             "source": self.source.state_dict(),
             "target": self.target.state_dict(),
-            "train_digest": hashlib.sha256(lines.encode()).hexdigest(),
+            "train_digest": digest(f"{pair.source}\t{pair.target}" for pair in self.data.train),
         }
-
-    def check_unchanged(self, stored: Mapping[str, Any]) -> None:
-        """See :meth:`dlrun.data.feed.Feed.check_unchanged`."""
-        if any(value != stored[key] for key, value in self.state_dict().items()):
-            raise CheckpointError(
-                "the training pairs are not those of the checkpoint, so the run cannot be continued exactly; start a "
-                "new run, or give the former pairs with data.path=..."
-            )

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Annotated, Literal, NamedTuple
 
+from dlrun.data.held_out import hold_out
+from dlrun.data.lines import read_lines
 from dlrun.data.shape import TextShape, tells_shape
 from dlrun.errors import DataError
 from dlrun.registry import DATASETS
@@ -71,8 +73,8 @@ def pairs(
     else:
         found = _read(path)
         keys = [pair.source for pair in found]
-    train, val, test = _split(found, keys, val_fraction, test_fraction, split_seed)
-    return PairData(train, val, test, kind if path is None else path.name)
+    parts = hold_out(found, keys, val_fraction, test_fraction, "pairs", split_seed)
+    return PairData(*parts, kind if path is None else path.name)
 
 
 _LONGEST: dict[Kind, int] = {"dates": 29, "reverse": 12, "arithmetic": 7}
@@ -84,41 +86,10 @@ def _shape(kind: Kind, samples: int, path: Path | None, test_fraction: float) ->
     return TextShape(_LONGEST[kind] if path is None else max(len(pair.source) for pair in _read(path)), None)
 
 
-def _split(
-    found: list[Pair], keys: list[str], val_fraction: float, test_fraction: float, split_seed: int
-) -> tuple[tuple[Pair, ...], tuple[Pair, ...], tuple[Pair, ...]]:
-    from dlrun.data.order import random_words
-
-    unique = list(dict.fromkeys(keys))
-    order = random_words(len(unique), "pairs", "split", split_seed).argsort(kind="stable")
-    tested = round(len(unique) * test_fraction)
-    validated = tested + round((len(unique) - tested) * val_fraction)
-    rank = {unique[index]: place for place, index in enumerate(order.tolist())}
-    parts: tuple[list[Pair], list[Pair], list[Pair]] = ([], [], [])
-    for pair, key in zip(found, keys, strict=True):
-        place = rank[key]
-        parts[2 if place < tested else 1 if place < validated else 0].append(pair)
-    train, val, test = (tuple(part) for part in parts)
-    return train, val, test
-
-
 def _read(path: Path) -> list[Pair]:
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"data.path: cannot read {path}: {error.strerror}") from error
-    lines = raw.split(b"\n")
-    if not lines[-1]:
-        lines.pop()
     found = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            parts = line.decode("utf-8").removesuffix("\r").split("\t")
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{path}:{number}: is not UTF-8 text: byte 0x{line[error.start]:02x} at column {error.start + 1}; "
-                "convert the file"
-            ) from error
+    for number, line in enumerate(read_lines(path), start=1):
+        parts = line.split("\t")
         if len(parts) != 2 or not all(parts):
             what = "an empty side" if len(parts) == 2 else f"{len(parts) - 1} tabs"
             raise DataError(f"{path}:{number}: must be source<TAB>target, both not empty, but has {what}")

@@ -35,10 +35,12 @@ class TextShape:
     Attributes:
         sequence_length: T, tokens in a chunk.
         vocabulary: V, or None where only reading would tell.
+        labelled: whether the text has classes or tags, so that these are what a head scores, and not the vocabulary.
     """
 
     sequence_length: int
     vocabulary: int | None
+    labelled: bool = False
 
 
 _TELLERS: dict[Callable[..., Any], Callable[..., DataShape | TextShape]] = {}

@@ -130,20 +130,13 @@ def fit(source: ImageSource, kind: Kind, *, sample: int = SAMPLE_IMAGES) -> Stat
     """
     if kind not in get_args(Kind):
         raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}, got {kind!r}")
-    if len(source) == 0:
-        raise ValueError("there are no images to measure")
-    if sample < 1:
-        raise ValueError(f"sample must be >= 1, got {sample}")
+    source = measured(source, sample)
     channels, height, width = source.image_shape
     if kind == "none":
         return Statistics(kind, torch.zeros(channels, 1, 1), torch.ones(channels, 1, 1))
-    if array_of(source) is None and len(source) > sample:
-        chosen = random_words(len(source), "statistics").argsort(kind="stable")[:sample]
-        # In the order of the source: files of one folder one after the other.
-        source = SubsetSource(source, torch.from_numpy(np.sort(chosen)))
     histogram = np.zeros((channels, 256), dtype=np.int64)
     pixel_sums = np.zeros((channels, height, width), dtype=np.int64)
-    for images in _chunks(source):
+    for images in chunks(source):
         for c in range(channels):
             histogram[c] += torch.bincount(images[:, c].flatten(), minlength=256).numpy()
         if kind == "mean_image":
@@ -166,7 +159,33 @@ def fit(source: ImageSource, kind: Kind, *, sample: int = SAMPLE_IMAGES) -> Stat
     return Statistics(kind, mean, torch.tensor(std).view(channels, 1, 1))
 
 
-def _chunks(source: ImageSource) -> Iterator[Tensor]:
+def measured(source: ImageSource, sample: int = SAMPLE_IMAGES) -> ImageSource:
+    """The images of a source that are measured: all if they are in an array, otherwise a random sample.
+
+    Args:
+        source: N images.
+        sample: size of the sample, >= 1; it is always the same one of the same N.
+
+    Raises:
+        ValueError: if there are no images, or ``sample`` is less than 1.
+    """
+    if len(source) == 0:
+        raise ValueError("there are no images to measure")
+    if sample < 1:
+        raise ValueError(f"sample must be >= 1, got {sample}")
+    if array_of(source) is not None or len(source) <= sample:
+        return source
+    chosen = random_words(len(source), "statistics").argsort(kind="stable")[:sample]
+    # In the order of the source: files of one folder one after the other.
+    return SubsetSource(source, torch.from_numpy(np.sort(chosen)))
+
+
+def chunks(source: ImageSource) -> Iterator[Tensor]:
+    """All images of a source in its order, uint8 (B, C, H, W), a few MiB at a time.
+
+    Raises:
+        DataError: if a file cannot be decoded.
+    """
     channels, height, width = source.image_shape
     step = max(1, _CHUNK_BYTES // (channels * height * width))
     array = array_of(source)

@@ -10,13 +10,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dlrun.augment.base import Augmentation
+from dlrun.augment.base import Augmentation, Mixing
 from dlrun.config.schema import Config
 from dlrun.data.feed import Split
+from dlrun.data.padded_feed import SPLITS, refuse_options_of_images
 from dlrun.data.streams import TokenStreams
 from dlrun.data.text import TextData
 from dlrun.data.vocabulary import Vocabulary
-from dlrun.errors import CheckpointError, DataError, UserError
+from dlrun.errors import CheckpointError, DataError
 
 _SHOWN = 2000
 """Characters of the training text that are shown as an example."""
@@ -45,12 +46,13 @@ class TextFeed:
     counted = "vocabulary_size"
     unit: Literal["samples", "tokens"] = "tokens"
     classes: tuple[str, ...] | None = None
+    soft_targets = False
 
     def __init__(
         self,
         data: TextData,
         config: Config,
-        augment: Sequence[Augmentation],
+        augment: Sequence[Augmentation | Mixing],
         device: torch.device,
         stored: Mapping[str, Any] | None = None,
     ) -> None:
@@ -87,8 +89,7 @@ class TextFeed:
 
     def sizes(self) -> dict[Split, int]:
         """See :meth:`dlrun.data.feed.Feed.sizes`."""
-        splits: tuple[Split, ...] = ("train", "val", "test")
-        return {split: len(self._tokens(split)) for split in splits if getattr(self.data, split)}
+        return {split: len(self._tokens(split)) for split in SPLITS if getattr(self.data, split)}
 
     def describe(self) -> str:
         """See :meth:`dlrun.data.feed.Feed.describe`."""
@@ -141,6 +142,9 @@ class TextFeed:
         shown = self.data.train[:_SHOWN]
         return shown if isinstance(shown, str) else shown.decode("utf-8", errors="replace")
 
+    def augmented(self, count: int, draws: int) -> None:
+        """None: nothing augments text. See :meth:`dlrun.data.feed.Feed.augmented`."""
+
     def state_dict(self) -> dict[str, Any]:
         """See :meth:`dlrun.data.feed.Feed.state_dict`."""
         return {
@@ -162,26 +166,3 @@ class TextFeed:
                 f"data.eval_batch_size was {stored['eval_batch_size']}, now {own['eval_batch_size']}: text is "
                 "evaluated in so many streams, each without context at its start, so scores would not compare; leave it"
             )
-
-
-def refuse_options_of_images(config: Config) -> None:
-    """Check that nothing is asked of text that only images have.
-
-    Raises:
-        UserError: naming every such option.
-    """
-    wrong = []
-    if config.augment:
-        names = ", ".join(augmentation.name for augmentation in config.augment)
-        wrong.append(f"augment: {names} is for images; set augment=none")
-    if config.data.normalize != "none":
-        wrong.append(f"data.normalize={config.data.normalize} is for images; set data.normalize=none")
-    if config.data.resident is False:
-        wrong.append("data.resident=false is for images: text always lies on the device; set data.resident=true")
-    if config.data.batch_growth is not None:
-        wrong.append(
-            f"data.batch_growth={config.data.batch_growth:g} is for images: a batch of text is a number of streams or "
-            "of sorted pairs; set data.batch_growth=null"
-        )
-    if wrong:
-        raise UserError("; ".join(wrong))

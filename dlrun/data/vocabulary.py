@@ -28,6 +28,11 @@ UNKNOWN_NAME = "<unk>"
 _WORD = re.compile(r" ?\w+|\W")
 
 
+def words(text: str) -> list[str]:
+    """A text cut into words, each with the one space before it; all else is a token by itself."""
+    return _WORD.findall(text)
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """The symbols of a text, numbered.
@@ -54,11 +59,16 @@ class Vocabulary:
             return cls("byte")
         assert isinstance(text, str)
         if level == "word":
-            counts = Counter(_WORD.findall(text))
-            kept = sorted((word for word, count in counts.items() if count >= min_count), key=lambda w: (-counts[w], w))
-        else:
-            codes, times = np.unique(_codes(text), return_counts=True)
-            kept = [chr(code) for code in codes[times >= min_count]]
+            return cls.of_tokens(words(text), "word", min_count)
+        codes, times = np.unique(_codes(text), return_counts=True)
+        kept = [chr(code) for code in codes[times >= min_count]]
+        return cls(level, (UNKNOWN_NAME, *kept))
+
+    @classmethod
+    def of_tokens(cls, tokens: Iterable[str], level: Level, min_count: int = 1) -> Vocabulary:
+        """The vocabulary of tokens that were cut before, the most frequent first; ``min_count`` as in :meth:`fit`."""
+        counts = Counter(tokens)
+        kept = sorted((token for token, count in counts.items() if count >= min_count), key=lambda t: (-counts[t], t))
         return cls(level, (UNKNOWN_NAME, *kept))
 
     def __len__(self) -> int:
@@ -86,14 +96,16 @@ class Vocabulary:
         if isinstance(text, bytes):
             return torch.frombuffer(bytearray(text), dtype=torch.uint8) if text else torch.empty(0, dtype=torch.uint8)
         if self.level == "word":
-            numbers = self._numbers
-            found = np.array([numbers.get(word, UNKNOWN) for word in _WORD.findall(text)], dtype=np.int32)
-        else:
-            codes, known = _codes(text), [ord(symbol) for symbol in self._numbers]
-            table = np.full(max([*known, int(codes.max(initial=0))]) + 1, UNKNOWN, dtype=np.int32)
-            table[known] = list(self._numbers.values())
-            found = table[codes]
-        return torch.from_numpy(found).to(self.dtype)
+            return self.encode_tokens(words(text))
+        codes, known = _codes(text), [ord(symbol) for symbol in self._numbers]
+        table = np.full(max([*known, int(codes.max(initial=0))]) + 1, UNKNOWN, dtype=np.int32)
+        table[known] = list(self._numbers.values())
+        return torch.from_numpy(table[codes]).to(self.dtype)
+
+    def encode_tokens(self, tokens: Iterable[str]) -> Tensor:
+        """The numbers of tokens that were cut before: (N,) of :attr:`dtype`."""
+        numbers = self._numbers
+        return torch.tensor([numbers.get(token, UNKNOWN) for token in tokens], dtype=self.dtype)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of some tokens; bytes that are no UTF-8 become U+FFFD.
@@ -128,7 +140,7 @@ class Vocabulary:
         """The symbols of a text that are not in the vocabulary, each once, in their order."""
         if self.level == "byte":
             return []
-        parts = _WORD.findall(text) if self.level == "word" else text
+        parts = words(text) if self.level == "word" else text
         return [part for part in dict.fromkeys(parts) if part not in self._numbers]
 
     def unknown(self, tokens: Tensor) -> int:

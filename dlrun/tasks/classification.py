@@ -21,8 +21,12 @@ class classification:  # named as in YAML
     """One label per sample: the loss, the accuracy and, from ten classes on, the top-5 accuracy.
 
     A batch is (inputs (B, ...) float, labels (B,) int64); the model gives logits (B, K), or in training
-    :class:`WithAuxiliary`, whose auxiliary heads add their weighted losses.
+    :class:`WithAuxiliary`, whose auxiliary heads add their weighted losses. Where images are mixed, the labels are
+    shares of the classes, (B, K) float; the metrics then count the class with the largest share as the right one.
     """
+
+    soft_targets = True
+    """It takes shares of the classes if its loss does; augmentations that mix images need both."""
 
     def __init__(self, loss: Loss, num_classes: int) -> None:
         self.loss = loss
@@ -43,13 +47,15 @@ class classification:  # named as in YAML
         """Logits and their loss; samples are independent, so nothing is carried."""
         inputs, labels = batch
         logits = model(inputs)
+        # What the metrics count is one class: the meters keep it for many steps.
+        classes = labels if labels.dim() == 1 else labels.argmax(1)
         if isinstance(logits, WithAuxiliary):
             logits, auxiliary, weight = logits
             loss = self.loss(logits, labels)
             for scores in auxiliary:
                 loss = loss + weight * self.loss(scores, labels)
-            return StepOutput(loss, logits, labels)
-        return StepOutput(self.loss(logits, labels), logits, labels)
+            return StepOutput(loss, logits, classes)
+        return StepOutput(self.loss(logits, labels), logits, classes)
 
     def score(self, outputs: Tensor, targets: Tensor) -> Mapping[str, Tensor]:
         """Number of correct labels, and of labels among the five highest scores."""

@@ -14,6 +14,7 @@ from dlrun.config.schema import Config
 from dlrun.data.feed import BatchLoader, Feed
 from dlrun.errors import CheckpointError
 from dlrun.meters import Meters, Reading
+from dlrun.optim.regularization import Regularizer
 from dlrun.optim.scaling import scaled_lr
 from dlrun.optim.schedules import Schedule, Watching
 from dlrun.reproducibility import random_state, set_random_state
@@ -127,6 +128,7 @@ class Fit:
         callbacks: by name, in the order in which they are called.
         frozen: modules that are not trained and stay in eval mode.
         origin: what the weights were before training, for the log; empty if fresh.
+        regularizer: penalties, noise and limits of the training step; None if there are none.
         run: the run folder.
         timeline: steps of each epoch.
         evaluated: what evaluation calls on the batches of ``val``: the model, or its head alone on cached features.
@@ -150,6 +152,7 @@ class Fit:
     callbacks: Mapping[str, Callback]
     frozen: tuple[nn.Module, ...] = ()
     origin: str = ""
+    regularizer: Regularizer | None = None
     run: RunFolder = field(init=False)
     timeline: Timeline = field(init=False)
     evaluated: nn.Module = field(init=False)

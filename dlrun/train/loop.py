@@ -18,6 +18,9 @@ from dlrun.train.nan_hunt import naming_nan
 from dlrun.train.state import RESUMABLE
 from dlrun.train.step import TrainStep
 
+REG_LOSS = "train/reg_loss"
+"""The penalty on the weights, at the newest reading; ``train/loss`` is the loss of the data alone."""
+
 _LOADER_BOUND = 0.3
 """Share of the step time spent waiting for data above which the user is told."""
 
@@ -46,6 +49,7 @@ class _Loop:
             fit.scaler,
             self.config,
             fit.device,
+            fit.regularizer,
         )
         self.evaluates = fit.timeline.beat(self.config.eval_every)
         self.waited = 0.0
@@ -109,7 +113,7 @@ class _Loop:
                 group["lr"] = lr * factor
             number = state.step + 1
             flush = state.batch + 1 == steps_per_epoch or number % log_every == 0 or evaluates(number)
-            output, norm = step(batch, fit.carried, want_norm=flush)
+            output, norm = step(batch, fit.carried, want_norm=flush, number=state.step)
             fit.carried = output.carried
             size = task.size(batch)
             meters.add(output.loss, size, output.outputs, output.targets)
@@ -129,21 +133,24 @@ class _Loop:
         """Read the meters, once, and tell the callbacks."""
         fit, state = self.fit, self.fit.state
         steps = len(fit.meters)
-        reading = fit.meters.read({} if norm is None else {"grad_norm": norm})
+        measured = {"grad_norm": norm, "reg_loss": self.step.reg_loss}
+        reading = fit.meters.read({name: value for name, value in measured.items() if value is not None})
         bad = reading.first_non_finite()
         if bad is not None:
             self._diverged("loss", state.step - steps + bad + 1)
             return
         fit.epoch_reading += reading
         means = {f"train/{name}": value for name, value in complete(fit.task, reading.means()).items()}
+        riding = {f"train/{name}": value for name, value in reading.extra.items()}
         state.metrics.update(means)
+        state.metrics.update({name: value for name, value in riding.items() if name == REG_LOSS})
         now = time.perf_counter()
         elapsed, waited = now - self.flushed_at, self.waited
         rate = (state.samples - self.flushed_samples) / max(elapsed, 1e-9)
         self.flushed_at, self.flushed_samples, self.waited = now, state.samples, 0.0
         metrics = {
             **means,
-            **{f"train/{name}": value for name, value in reading.extra.items()},
+            **riding,
             "lr": fit.lr,
             f"time/{fit.feed.unit}_per_second": rate,
             "time/data_wait": waited / max(elapsed, 1e-9),
@@ -180,6 +187,7 @@ class _Loop:
             return state.stop is not None and state.stop.reason in RESUMABLE
 
         metrics = {f"train/{name}": value for name, value in complete(fit.task, fit.epoch_reading.means()).items()}
+        metrics.update({name: value for name, value in state.metrics.items() if name == REG_LOSS})
         if fit.val is not None:
             values = evaluate(fit.evaluated, fit.val, fit.task, self.config.precision, fit.device, interrupted)
             if values is None:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from dlrun.contact_sheet import grid
 from dlrun.registry import CALLBACKS
 from dlrun.train.fit import Callback, Fit
 from dlrun.types import NonNegativeInt
@@ -17,13 +18,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dlrun")
 
+_AUGMENTED, _DRAWS = 8, 7
+"""Training images that are shown augmented, and how often each."""
+
 
 @CALLBACKS.register
 class tensorboard(Callback):  # named as in YAML
     """Write TensorBoard events: metrics, learning rate, gradient norm, hyperparameters and examples of the data.
 
     Args:
-        images: training images shown at the start, >= 0; of text, its beginning is shown if this is not 0.
+        images: training images shown at the start, >= 0, some of them also augmented; of text, its beginning is shown
+            if this is not 0.
     """
 
     def __init__(self, *, images: NonNegativeInt = 16) -> None:
@@ -54,6 +59,10 @@ class tensorboard(Callback):  # named as in YAML
                 self._writer.close()
             except OSError as failure:
                 self._complain(failure)
+
+    def scalars(self, fit: Fit, values: Mapping[str, float]) -> None:
+        """Add numbers of this step, for another callback."""
+        self._scalars(fit, values)
 
     def text(self, fit: Fit, name: str, text: str) -> None:
         """Add a text (Markdown) of this step, for another callback."""
@@ -98,6 +107,10 @@ class tensorboard(Callback):  # named as in YAML
             writer.add_text("train/text", textwrap.indent(example, "    ", lambda line: True), 0)
         else:
             writer.add_images("train/images", example, 0)
+        augmented = fit.feed.augmented(min(self.images, _AUGMENTED), _DRAWS)
+        if augmented is not None:
+            # Each row is an image and some draws of it.
+            writer.add_image("train/augmented", grid(augmented.images), 0)
 
     def _hparams(self, fit: Fit) -> None:
         from torch.utils.tensorboard.summary import hparams

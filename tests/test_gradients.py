@@ -1,0 +1,126 @@
+"""How far the gradient reaches back through the steps of recurrent layers."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from running import make_fit
+from torch import Tensor, nn
+
+from dlrun.gradients import gradient_norms, reach
+from dlrun.models.cells import CELLS
+from dlrun.models.recurrent import Recurrent
+from dlrun.train.callbacks.gradient_flow import FILE, gradient_flow
+from dlrun.train.loop import train
+
+SEQUENCES = (
+    "task=sequence_classification", "data=long_memory", "data.samples=60", "data.length=40", "data.batch_size=9",
+    "model=rnn", "model.layers=1", "model.hidden_size=16", "schedule=constant", "schedule.warmup=0ep", "augment=none",
+)  # fmt: skip
+
+
+def linear(factor: float, size: int = 3) -> Recurrent:
+    """h' = relu(W x + factor h): linear as long as all is positive."""
+    layers = Recurrent(2, size, cell="relu")
+    for name, weight in layers.named_parameters():
+        nn.init.ones_(weight) if "weight_ih" in name else nn.init.zeros_(weight)
+        if "weight_hh" in name:
+            with torch.no_grad():
+                weight.copy_(factor * torch.eye(size))
+    return layers
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 1.5])
+def test_of_a_linear_recurrence_it_is_a_power(factor: float) -> None:
+    layers, x = linear(factor), torch.ones(1, 20, 2)
+    norms = gradient_norms(layers, lambda: layers(x)[0][0, -1].sum())
+    assert set(norms) == {"0"}
+    # dL/dh_T is (1, 1, 1); each step back multiplies it by the factor.
+    np.testing.assert_allclose(norms["0"], [math.sqrt(3) * factor ** (19 - t) for t in range(20)], rtol=1e-5)
+    assert reach(norms["0"]) == pytest.approx(factor**19, rel=1e-5)
+
+
+def test_a_loss_at_every_step_adds_up() -> None:
+    layers, x = linear(0.5, size=1), torch.ones(1, 6, 2)
+    norms = gradient_norms(layers, lambda: layers(x)[0].sum())
+    np.testing.assert_allclose(norms["0"], [sum(0.5**k for k in range(6 - t)) for t in range(6)], rtol=1e-6)
+
+
+def test_it_is_the_product_of_the_jacobians() -> None:
+    torch.manual_seed(0)
+    layers = Recurrent(3, 4, cell="tanh").double()
+    x = torch.randn(1, 7, 3, dtype=torch.float64)
+    norms = gradient_norms(layers, lambda: layers(x)[0][0, -1, 0])["0"]
+    states, recurrent = layers(x)[0][0], next(w for n, w in layers.named_parameters() if "weight_hh" in n)
+    row = torch.eye(4, dtype=torch.float64)[:1]
+    for t in range(6, -1, -1):
+        assert norms[t] == pytest.approx(float(row.detach().norm()))
+        row = row @ torch.diag(1 - states[t] ** 2) @ recurrent
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_watching_changes_neither_the_outputs_nor_the_parameters(cell: str) -> None:
+    torch.manual_seed(0)
+    layers = Recurrent(3, 4, cell=cell, layers=2, bidirectional=True)  # type: ignore[arg-type]
+    x, lengths = torch.randn(3, 5, 3), torch.tensor([5, 2, 4])
+    plain = layers(x, None, lengths)[0]
+    seen: list[Tensor] = []
+
+    def loss() -> Tensor:
+        seen.append(layers(x, None, lengths)[0])
+        return seen[0].square().sum()
+
+    norms = gradient_norms(layers, loss)
+    torch.testing.assert_close(seen[0], plain)
+    assert all(parameter.grad is None for parameter in layers.parameters())
+    parts = (".h", ".c") if cell == "lstm" else ("",)
+    places = ("0", "0.backward", "1", "1.backward")
+    assert list(norms) == [f"{place}{part}" for place in places for part in parts]
+    assert all(len(values) == 5 and values[0] > 0 for values in norms.values())
+    with layers.watched():
+        pass
+    torch.testing.assert_close(layers(x, None, lengths)[0], plain)
+
+
+def test_a_plain_cell_with_small_weights_lets_it_vanish_and_an_lstm_that_keeps_does_not(tmp_path: Path) -> None:
+    left = {}
+    for cell, more in (("tanh", ("model.recurrent_init=default",)), ("lstm", ("model.forget_bias=5",))):
+        fit = make_fit(tmp_path, *SEQUENCES, f"model.cell={cell}", *more, callbacks={})
+        batch = next(iter(fit.train.epoch(0)))
+        norms = gradient_norms(fit.model, lambda fit=fit, batch=batch: fit.task.forward(fit.model, batch).loss)
+        (values,) = (values for name, values in norms.items() if name in ("features.0", "features.0.h"))
+        assert len(values) == 41
+        left[cell] = reach(values)
+    assert left["tanh"] < 1e-8
+    assert left["lstm"] > 1e-2
+
+
+def test_the_training_does_not_notice(tmp_path: Path) -> None:
+    payloads = []
+    for callbacks in ({}, {"gradient_flow": gradient_flow()}):
+        fit = make_fit(tmp_path, *SEQUENCES, "model.dropout=0.3", callbacks=callbacks)
+        train(fit)
+        payloads.append(fit.payload())
+    for key in ("model", "random"):
+        assert str(payloads[0][key]) == str(payloads[1][key])
+    rows = [json.loads(line) for line in (fit.run.path / FILE).read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 6, 12]
+
+
+def test_without_recurrent_layers_it_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fit = make_fit(tmp_path, callbacks={"gradient_flow": gradient_flow()})
+    train(fit)
+    assert "model mlp has no recurrent layers to look at" in caplog.text
+    assert not (fit.run.path / FILE).exists()
+
+
+def test_a_wall_clock_time_is_refused() -> None:
+    from dlrun.types import Duration
+
+    with pytest.raises(ValueError, match="must be in epochs"):
+        gradient_flow(every=Duration(1, "min"))
