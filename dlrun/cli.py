@@ -198,15 +198,19 @@ _SHOW = """\
 Show a component's options with types and defaults and the paper it comes from; or the text of a recipe. `dlrun show
 augment` without a name draws training images before and after the augmentation of an experiment, as a PNG.
 
-  config=NAME|PATH   a recipe, or your own YAML file; of augment, with every override that train takes
+Of a schedule also the curve of the learning rate over a training is shown.
+
+  config=NAME|PATH   a recipe, or your own YAML file; of augment and of a schedule, with every override of train
   output=PATH        of augment: the file; default augment.png
   images=N           of augment: rows, one image each; default 8
   draws=N            of augment: columns, what became of it each time; default 7
+  steps=N            of a schedule: steps of an epoch; without it 100 are assumed, as no data are read
 """
 _SHOW_EXAMPLES = """\
 examples:
   dlrun show model resnet
   dlrun show optimizer adamw
+  dlrun show schedule cosine schedule.warmup=5ep trainer.epochs=30 optimizer.lr=0.1
   dlrun show recipe cifar10_resnet20
   dlrun show augment horizontal_flip
   dlrun show augment config=cifar10_resnet20 data.root=~/data/cifar10 augment=mixup output=mixup.png
@@ -313,7 +317,7 @@ def _dispatch(words: list[str]) -> int:
 
         return list_components(request)
     if command == "show":
-        reserved = ("config", "output", "images", "draws")
+        reserved = ("config", "output", "images", "draws", "steps")
         request = _parse(command, rest, _SHOW, _SHOW_EXAMPLES, reserved, words=("kind", "name"))
         from dlrun.commands.listing import show_component
 

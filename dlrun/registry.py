@@ -171,14 +171,25 @@ MODELS: Registry[Any] = Registry(
 DATASETS: Registry[Any] = Registry("data", "dlrun.data", runtime=("split_seed", "val_fraction"))
 AUGMENTATIONS: Registry[Any] = Registry("augment", "dlrun.augment", runtime=("input_shape", "colours"))
 OPTIMIZERS: Registry[Any] = Registry("optimizer", "dlrun.optim.optimizers", runtime=("params", "fused", "hidden"))
-SCHEDULES: Registry[Any] = Registry("schedule", "dlrun.optim.schedules", runtime=("total_steps", "steps_per_epoch"))
-LOSSES: Registry[Any] = Registry("loss", "dlrun.losses")
+SCHEDULES: Registry[Any] = Registry(
+    "schedule", "dlrun.optim.schedules", runtime=("total_steps", "steps_per_epoch", "timeline")
+)
+LOSSES: Registry[Any] = Registry("loss", "dlrun.losses", runtime=("num_outputs", "label_counts", "label_total"))
 TASKS: Registry[Any] = Registry(
     "task",
     "dlrun.tasks",
-    runtime=("loss", "num_classes", "vocabulary_size", "token", "target_size", "class_count", "tag_count"),
+    runtime=(
+        "loss",
+        "num_classes",
+        "vocabulary_size",
+        "token",
+        "target_size",
+        "class_count",
+        "tag_count",
+        "num_labels",
+    ),
 )
-AVERAGERS: Registry[Any] = Registry("averaging", "dlrun.optim.averaging", runtime=("total_steps", "steps_per_epoch"))
+AVERAGERS: Registry[Any] = Registry("averaging", "dlrun.optim.averaging", runtime=("timeline",))
 CALLBACKS: Registry[Any] = Registry("callbacks", "dlrun.train.callbacks")
 
 REGISTRIES: dict[str, Registry[Any]] = {

@@ -63,6 +63,29 @@ def per_class(confusion: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
     return rows
 
 
+def average_precision(scores: Tensor, there: Tensor) -> float | None:
+    """Area under the curve of precision over recall, as a sum of steps: mean precision at the samples with the label.
+
+    Args:
+        scores: (N,); samples of equal score are taken together.
+        there: bool (N,), whether a sample has the label.
+
+    Returns:
+        In [0, 1]; None if no sample has the label.
+
+    Source: Everingham et al. 2010, "The PASCAL visual object classes challenge", without its interpolation, as in
+        scikit-learn's ``average_precision_score``
+    """
+    if not there.any():
+        return None
+    order = scores.argsort(descending=True, stable=True)
+    hits = there[order].double().cumsum(0)
+    ends = torch.cat([scores[order].diff() != 0, torch.ones(1, dtype=torch.bool)])
+    hits, ranks = hits[ends], torch.arange(1, len(scores) + 1, dtype=torch.float64)[ends]
+    gained = torch.diff(hits, prepend=torch.zeros(1, dtype=torch.float64))
+    return float((gained * hits / ranks).sum() / hits[-1])
+
+
 def macro_f1(rows: Sequence[Mapping[str, Any]]) -> float:
     """The mean F1 of the classes that occur or were predicted, each counted alike; NaN if there are none.
 

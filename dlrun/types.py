@@ -19,6 +19,7 @@ from dlrun.units import Duration
 
 __all__ = [
     "Annotated",
+    "Components",
     "Duration",
     "Fill",
     "Fraction",
@@ -33,6 +34,8 @@ __all__ = [
     "PositiveFloat",
     "PositiveInt",
     "Range",
+    "ScheduleParts",
+    "components_in",
     "convert",
     "describe",
     "is_path",
@@ -74,6 +77,26 @@ Fraction = Annotated[float, Range(ge=0, le=1)]
 PositiveDuration = Annotated[Duration, Range(gt=0)]
 NameOrPath = Annotated[str, "name or path"]
 """A text with a slash or a dot is a path, every other one a name (write ./x for the path of a plain x)."""
+
+
+@dataclass(frozen=True)
+class Components:
+    """Marks an option that holds a list of components, each ``{name: ..., option: ...}``.
+
+    Attributes:
+        kind: name of their registry.
+        extras: keys of each item that are not options of the component -> type and default.
+    """
+
+    kind: str
+    extras: tuple[tuple[str, Any, Any], ...] = ()
+
+
+ScheduleParts = Annotated[
+    tuple[dict[str, Any], ...],
+    Components("schedule", (("length", Duration | Fraction | None, None), ("scale", PositiveFloat, 1.0))),
+]
+"""Schedules one after the other, each with its ``length`` (a share, or a duration) and ``scale``."""
 Mode = Literal["min", "max"]
 """Whether small or large values of a metric are good."""
 Level = Annotated[float, Range(ge=0, le=255)]
@@ -91,6 +114,8 @@ def describe(annotation: Any) -> str:
     origin, args = get_origin(annotation), get_args(annotation)
     if annotation == NameOrPath:
         return "a name or a path"
+    if origin is Annotated and isinstance(args[1], Components):
+        return f"a list of {args[1].kind}s, each {{name: ..., option: ...}}"
     if origin is Annotated:
         return f"{describe(args[0])} {args[1]}"
     if origin is Literal:
@@ -111,6 +136,12 @@ def describe(annotation: Any) -> str:
 def is_path(annotation: Any) -> bool:
     """Whether the value is a file path (so a relative one is resolved against the file that contains it)."""
     return annotation is Path or annotation == NameOrPath or any(is_path(arg) for arg in get_args(annotation))
+
+
+def components_in(annotation: Any) -> Components | None:
+    """What an option says of the components that it holds; None if it holds none."""
+    marks = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
+    return next((mark for mark in marks if isinstance(mark, Components)), None)
 
 
 def looks_like_path(text: str) -> bool:

@@ -13,8 +13,11 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS: dict[str, int] = {
     "dlrun": 0,
     "dlrun.errors": 0,
+    "dlrun.monitor": 0,
     "dlrun.registry": 0,
     "dlrun.signatures": 0,
+    "dlrun.terminal_plot": 0,
+    "dlrun.timeline": 0,
     "dlrun.types": 0,
     "dlrun.units": 0,
     "dlrun.config.schema": 1,
@@ -61,7 +64,6 @@ LAYERS: dict[str, int] = {
 # Inside train/: state -> fit -> callbacks -> replay -> step -> loop.
 TRAIN = [
     "state",
-    "monitor",
     "average",
     "fit",
     "callbacks",

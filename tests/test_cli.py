@@ -209,6 +209,7 @@ QUICK = [
     ["list", "models"],
     ["show", "model", "resnet"],
     ["show", "callbacks", "checkpoint"],
+    ["show", "schedule", "chain", "optimizer.lr_scaling=linear", "data.batch_growth=2"],
     ["nonsense"],
     ["train", "sed=1"],
     ["train", "optimizer.lrr=1"],

@@ -236,10 +236,10 @@ def test_debug_modes_leave_out_what_a_component_of_a_plugin_lacks() -> None:
         "mine.py",
         "from dlrun.registry import LOSSES, MODELS, OPTIMIZERS\n"
         "@OPTIMIZERS.register\ndef plain(params, *, lr: float = 0.1):\n    ...\n"
-        "@LOSSES.register\ndef hinge():\n    ...\n"
+        "@LOSSES.register\ndef margin():\n    ...\n"
         "@MODELS.register\ndef net(num_classes, *, dropout: float = 0.5):\n    ...\n",
     )
-    mine = file("my.yaml", "plugins: [mine]\noptimizer: {name: plain}\nloss: {name: hinge}\nmodel: {name: net}\n")
+    mine = file("my.yaml", "plugins: [mine]\noptimizer: {name: plain}\nloss: {name: margin}\nmodel: {name: net}\n")
     config = load(mine, "debug=overfit")
     assert dict(config.optimizer.params) == {"lr": 0.1}
     assert dict(config.loss.params) == {}
@@ -616,7 +616,7 @@ def test_all_problems_are_listed_at_once_with_their_places() -> None:
         "override optimizer.lr=fast: optimizer.lr: must be a number > 0, got 'fast'",
         "my.yaml:7: optimizer.weigth_decay: unknown key: optimizer 'sgd' has no option 'weigth_decay'; "
         "did you mean weight_decay or layer_decay?",
-        "override schedule=cosin: schedule.name: unknown schedule 'cosin'; did you mean cosine?",
+        "override schedule=cosin: schedule.name: unknown schedule 'cosin'; did you mean cosine or chain?",
         "override callbacks.checkpoint.mode=big: callbacks.checkpoint.mode: must be one of min, max, got 'big'",
         "my.yaml:16: trainer: must be a section with `name: value` lines below it, got 5",
         "override device=gpu: device: must be auto, cpu, cuda or cuda:N, got 'gpu'",

@@ -271,4 +271,4 @@ def test_labels_are_smoothed_as_in_training(tmp_path: Path, monkeypatch: pytest.
     saved = load(fit.run.checkpoints / "best.pt")["state"]["metrics"]
     result = json.loads((fit.run.checkpoints / "eval_val_best.json").read_text())
     assert result["loss"] == pytest.approx(saved["val/loss"], rel=1e-5)
-    assert config(*WORDS, "loss.label_smoothing=0.2").loss.params == {"label_smoothing": 0.2}
+    assert config(*WORDS, "loss.label_smoothing=0.2").loss.params["label_smoothing"] == 0.2

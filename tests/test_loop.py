@@ -23,6 +23,7 @@ from dlrun.config.compose import recipes
 from dlrun.config.load import load_config
 from dlrun.errors import NonFiniteError
 from dlrun.tasks.classification import classification
+from dlrun.timeline import Timeline
 from dlrun.train.fit import EVENTS, Callback, Fit
 from dlrun.train.loop import train
 from dlrun.train.step import TrainStep
@@ -622,7 +623,7 @@ def test_limit_batches(tmp_path: Path) -> None:
 @pytest.mark.parametrize("recipe", [None, *recipes()])
 def test_debug_fast_runs_with_every_recipe_that_needs_no_files(recipe: str | None) -> None:
     chosen, _ = load_config(recipe, ["debug=fast", "device=cpu", "data=digits", "model.weights=null"])
-    build_schedule(chosen, 3)
+    build_schedule(chosen, Timeline.even(3, chosen.trainer.epochs))
 
 
 # Waiting for data

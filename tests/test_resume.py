@@ -140,6 +140,18 @@ def test_a_network_with_convolutions(server: ForkServer, tmp_path: Path, model: 
     assert_same(tmp_path / "killed", tmp_path / "whole")
 
 
+def test_a_growing_batch_and_a_rate_that_depends_on_what_was_measured(server: ForkServer, tmp_path: Path) -> None:
+    growing = ("data.batch_growth=2", "trainer.eval_every=4st", "loss.class_weights=balanced")
+    plateau = ("schedule=plateau", "schedule.patience=1", "schedule.min_delta=0.3", "schedule.factor=0.5")
+    words = (*DIGITS, *plateau, *growing)
+    assert server.run(tmp_path / "whole", *words, chunk=CHUNK) == 0
+    assert server.run(tmp_path / "killed", *words, step=29, chunk=CHUNK) == -signal.SIGKILL
+    assert server.run(tmp_path / "killed", *resume(tmp_path / "killed"), chunk=CHUNK) == 0
+    assert_same(tmp_path / "killed", tmp_path / "whole")
+    rows = (run_folder(tmp_path / "whole") / "metrics.jsonl").read_text().splitlines()
+    assert len({json.loads(row)["lr"] for row in rows if "lr" in json.loads(row)}) > 5
+
+
 # Kills while a checkpoint is written
 
 EVALUATED = 5

@@ -10,6 +10,7 @@ import torch
 
 from dlrun.assembly.make import make
 from dlrun.config.schema import Config
+from dlrun.data.batch_sizes import batch_sizes
 from dlrun.data.colours import Colours, fit_colours
 from dlrun.data.feed import Feed
 from dlrun.data.image_feed import ImageFeed
@@ -72,7 +73,7 @@ def _arranged(data: ImageData, config: Config) -> ImageData:
     evaluated = limit * config.data.eval_batch_size
     return replace(
         data,
-        train=first(data.train, limit * config.data.batch_size, config.seed),
+        train=first(data.train, limit * batch_sizes(config).largest, config.seed),
         val=None if data.val is None else first(data.val, evaluated, config.seed),
         test=None if data.test is None else first(data.test, evaluated, config.seed),
     )

@@ -31,7 +31,7 @@ from dlrun.data.whitening import WHITENINGS
 from dlrun.errors import UserError
 from dlrun.reproducibility import resolve_device, seed_all, set_determinism
 from dlrun.runfolder import RunFolder
-from dlrun.train.fit import Fit
+from dlrun.train.fit import Fit, timeline_of
 from dlrun.train.probe import train_on_features
 from dlrun.train.state import State
 from dlrun.transfer import ALL_BUT_HEAD, Head, freeze, start_from
@@ -178,13 +178,15 @@ def build_fit(config: Config, prepared: Prepared, open_run: Callable[[], RunFold
     frozen = freeze(model, config.model.freeze, head)
     optimizer = build_optimizer(config, model, head)
     try:
-        config.trainer.eval_every.steps(train.steps_per_epoch)
+        config.trainer.eval_every.steps(1)
     except ValueError as error:
         raise UserError(f"trainer.eval_every: {error}") from None
     task = build_task(config, feed.arguments)
     check_targets(config, feed, task)
     callbacks = build_callbacks(config)
-    check_monitors(callbacks, task, validated=val is not None)
+    timeline = timeline_of(train, config.trainer.epochs)
+    schedule = build_schedule(config, timeline)
+    check_monitors(callbacks, task, validated=val is not None, schedule=schedule)
     fit = Fit(
         config=config,
         state=State(),
@@ -192,7 +194,7 @@ def build_fit(config: Config, prepared: Prepared, open_run: Callable[[], RunFold
         forward=cast(nn.Module, torch.compile(model)) if config.trainer.compile else model,
         task=task,
         optimizer=optimizer,
-        schedule=build_schedule(config, train.steps_per_epoch),
+        schedule=schedule,
         scaler=torch.amp.GradScaler(device.type) if config.trainer.precision == "fp16" else None,
         train=train,
         val=val,
@@ -200,7 +202,7 @@ def build_fit(config: Config, prepared: Prepared, open_run: Callable[[], RunFold
         device=device,
         callbacks=callbacks,
         frozen=frozen,
-        average=build_average(config, model, frozen, train.steps_per_epoch),
+        average=build_average(config, model, frozen, timeline),
         origin=origin,
         regularizer=build_regularizer(config, model),
     )

@@ -14,9 +14,12 @@ from dlrun.data.feed import Feed
 from dlrun.errors import UserError, did_you_mean
 from dlrun.optim.groups import can_fuse, hidden_matrices, layer_depths, parameter_groups
 from dlrun.optim.regularization import Regularizer
-from dlrun.optim.schedules import Schedule, with_warmup
-from dlrun.registry import AVERAGERS, CALLBACKS, LOSSES, MODELS, OPTIMIZERS, SCHEDULES, TASKS
+from dlrun.optim.scaling import scaled_lr
+from dlrun.optim.schedules import Schedule, Watching
+from dlrun.optim.schedules.filling import fill
+from dlrun.registry import AVERAGERS, CALLBACKS, LOSSES, MODELS, OPTIMIZERS, TASKS
 from dlrun.tasks.base import Task
+from dlrun.timeline import Timeline
 from dlrun.train.average import WeightAverage
 from dlrun.train.fit import Callback
 from dlrun.transfer import Head, learning_rate_factors
@@ -29,6 +32,12 @@ def check_fit(config: Config, feed: Feed) -> None:
         UserError: if one needs what the data do not have, with the names of those that fit.
     """
     problems = []
+    if "num_labels" in feed.arguments and "num_labels" not in TASKS.entry(config.task.name).needs:
+        fitting = [name for name in TASKS.names() if "num_labels" in TASKS.entry(name).needs]
+        problems.append(
+            f"data {config.data.name!r} have several labels per image, which task {config.task.name!r} does not take; "
+            f"set task={' or '.join(fitting)}"
+        )
     for registry, chosen in ((MODELS, config.model), (TASKS, config.task)):
         known = {*feed.arguments, "loss"}
         missing = [need for need in registry.entry(chosen.name).needs if need not in known]
@@ -43,9 +52,15 @@ def check_fit(config: Config, feed: Feed) -> None:
         raise UserError("; ".join(problems))
 
 
+_OUTPUTS = ("num_classes", "vocabulary_size", "target_size", "class_count", "tag_count")
+"""Arguments that are the number of scores of a head, for one kind of data each."""
+
+
 def build_task(config: Config, arguments: Mapping[str, Any]) -> Task:
     """The task with its loss; ``arguments`` as for :func:`build_model`."""
-    task: Task = make(TASKS, config.task, loss=make(LOSSES, config.loss), **arguments)
+    outputs = next((arguments[name] for name in _OUTPUTS if name in arguments), None)
+    loss = make(LOSSES, config.loss, num_outputs=outputs, **arguments)
+    task: Task = make(TASKS, config.task, loss=loss, **arguments)
     return task
 
 
@@ -79,7 +94,7 @@ def build_optimizer(config: Config, model: nn.Module, head: Head | None = None) 
     Raises:
         UserError: if there is nothing to train, or a learning rate is for a module that the model does not have.
     """
-    chosen = config.optimizer
+    chosen, lr = config.optimizer, scaled_lr(config)
     factors = learning_rate_factors(model, chosen.lr_factors or {}, head)
     inside = () if head is None else head.names
     if chosen.layer_decay is not None:
@@ -88,14 +103,15 @@ def build_optimizer(config: Config, model: nn.Module, head: Head | None = None) 
     groups = parameter_groups(
         model,
         decay_norms_and_biases=chosen.decay_norms_and_biases,
-        lr=chosen.params.get("lr"),
+        lr=lr,
         factors=factors,
     )
     if not groups:
         frozen = "" if config.model.freeze is None else f": model.freeze={config.model.freeze} leaves none"
         raise UserError(f"model {config.model.name!r} has no trainable parameters{frozen}")
-    optimizer: torch.optim.Optimizer = make(
-        OPTIMIZERS, chosen, params=groups, fused=can_fuse(model), hidden=hidden_matrices(model, inside)
+    options = chosen.params if lr is None else {**chosen.params, "lr": lr}
+    optimizer: torch.optim.Optimizer = OPTIMIZERS.build(
+        chosen.name, options, params=groups, fused=can_fuse(model), hidden=hidden_matrices(model, inside)
     )
     return optimizer
 
@@ -113,29 +129,32 @@ def build_regularizer(config: Config, model: nn.Module) -> Regularizer | None:
     return Regularizer(model, chosen, config.seed) if active else None
 
 
-def build_schedule(config: Config, steps_per_epoch: int) -> Schedule:
+def build_schedule(config: Config, timeline: Timeline) -> Schedule:
     """The schedule with its warmup, filling the training exactly.
 
     Raises:
-        UserError: if the warmup is longer than the training.
+        UserError: if the warmup is longer than the training, parts of the schedule do not fit it, or early stopping
+            would end the run before the schedule does anything.
     """
-    total = steps_per_epoch * config.trainer.epochs
-    chosen = config.schedule
-    try:
-        warmup = chosen.warmup.steps(steps_per_epoch)
-    except ValueError as error:
-        raise UserError(f"schedule.warmup: {error}") from None
-    if warmup >= total:
+    _refuse_stopping_first(config)
+    return fill(config, timeline)
+
+
+def _refuse_stopping_first(config: Config) -> None:
+    """A metric that stands still must first lower the rate, and only then end the run."""
+    schedule, stopping = config.schedule.params, config.callbacks.get("early_stopping")
+    if config.schedule.name != "plateau" or stopping is None or stopping.params["monitor"] != schedule["monitor"]:
+        return
+    if stopping.params["patience"] <= schedule["patience"]:
         raise UserError(
-            f"schedule.warmup={chosen.warmup} is {warmup} steps, but the whole training has {total}; shorten the "
-            "warmup or raise trainer.epochs"
+            f"callbacks.early_stopping.patience={stopping.params['patience']} stops the run before schedule.patience="
+            f"{schedule['patience']} lowers its rate: set the former to more than the latter (twice as much lets the "
+            "lower rate show what it does)"
         )
-    schedule: Schedule = make(SCHEDULES, chosen, total_steps=total - warmup, steps_per_epoch=steps_per_epoch)
-    return with_warmup(schedule, warmup, chosen.warmup_start)
 
 
 def build_average(
-    config: Config, model: nn.Module, frozen: Iterable[nn.Module], steps_per_epoch: int
+    config: Config, model: nn.Module, frozen: Iterable[nn.Module], timeline: Timeline
 ) -> WeightAverage | None:
     """The average of the weights; None without one.
 
@@ -143,13 +162,12 @@ def build_average(
         config: the checked configuration.
         model: the network, with the weights that training starts from.
         frozen: modules of it that are not trained.
-        steps_per_epoch: optimizer steps in one epoch.
+        timeline: steps of each epoch.
 
     Raises:
         UserError: if it would never look at the weights.
     """
-    total = steps_per_epoch * config.trainer.epochs
-    plan = make(AVERAGERS, config.averaging, total_steps=total, steps_per_epoch=steps_per_epoch)
+    plan = make(AVERAGERS, config.averaging, timeline=timeline)
     return None if plan is None else WeightAverage(model, plan, frozen)
 
 
@@ -171,11 +189,14 @@ def build_callbacks(config: Config) -> dict[str, Callback]:
     return callbacks
 
 
-def check_monitors(callbacks: Mapping[str, Callback], task: Task, *, validated: bool) -> None:
-    """Check the metric that each callback monitors.
+def check_monitors(
+    callbacks: Mapping[str, Callback], task: Task, *, validated: bool, schedule: Schedule | None = None
+) -> None:
+    """Check the metric that each callback, and the schedule, monitors.
 
     Args:
         callbacks: by name; those with an attribute ``monitor`` are checked.
+        schedule: checked if it watches a metric.
         task: knows its metrics.
         validated: whether there is a validation split.
 
@@ -184,9 +205,11 @@ def check_monitors(callbacks: Mapping[str, Callback], task: Task, *, validated: 
     """
     splits = ("train", "val") if validated else ("train",)
     known = [f"{split}/{name}" for split in splits for name in ("loss", *task.metrics)]
-    for name, callback in callbacks.items():
-        monitor = getattr(callback, "monitor", None)
+    monitors = {f"callbacks.{name}": getattr(callback, "monitor", None) for name, callback in callbacks.items()}
+    if isinstance(schedule, Watching):
+        monitors["schedule"] = schedule.monitor
+    for name, monitor in monitors.items():
         if isinstance(monitor, str) and monitor not in known:
             reason = "" if validated else " (there is no validation split: data.val_fraction is 0)"
             hint = did_you_mean(monitor, known)
-            raise UserError(f"callbacks.{name}.monitor={monitor}: this run has no such metric{reason}; {hint}")
+            raise UserError(f"{name}.monitor={monitor}: this run has no such metric{reason}; {hint}")

@@ -35,7 +35,7 @@ def print_report(report: Mapping[str, Any]) -> None:
         log.info("")
         print_gain([("plain", report["plain"]), (report["tta"]["name"], report)], names)
     else:
-        samples = "samples" in report
+        samples = "samples" in report and "confusion" in report
         metrics = {name: _NAMES.get(name, name) if samples else name for name in names}
         width = max(12, *(len(label) + 2 for label in metrics.values()))
         for name, label in metrics.items():
@@ -73,9 +73,11 @@ def print_classes(rows: Sequence[Mapping[str, Any]], unit: str = "samples") -> N
     """The metrics of each class; ``unit`` is what the support counts."""
     log.info("")
     width = max(5, *(len(str(row["class"])) for row in rows))
-    log.info("  %-*s  %9s  %9s  %9s  %7s", width, "class", "precision", "recall", "F1", unit)
+    columns = {"precision": "precision", "recall": "recall", "f1": "F1", "average_precision": "avg prec."}
+    columns = {key: title for key, title in columns.items() if key in rows[0]}
+    log.info("  %-*s  %s  %7s", width, "class", "  ".join(f"{title:>9}" for title in columns.values()), unit)
     for row in rows:
-        cells = [f"{'-':>9}" if row[key] is None else f"{row[key]:9.2%}" for key in ("precision", "recall", "f1")]
+        cells = [f"{'-':>9}" if row[key] is None else f"{row[key]:9.2%}" for key in columns]
         log.info("  %-*s  %s  %7d", width, row["class"], "  ".join(cells), row["support"])
 
 

@@ -70,7 +70,6 @@ def export(request: Request) -> int:
 def _asked(words: Mapping[str, str]) -> _Asked:
     from dlrun.export.formats import FORMATS, need_packages
     from dlrun.export.images import Input
-    from dlrun.export.subject import Scores
 
     names = listed("format", words.get("format", next(iter(FORMATS))))
     for name in names:
@@ -80,7 +79,7 @@ def _asked(words: Mapping[str, str]) -> _Asked:
             raise UserError(f"format={words['format']}: {name} is given twice")
     formats = tuple(FORMATS[name] for name in names)
     given: Input | None = _one_of("input", words["input"], get_args(Input)) if "input" in words else None
-    scores: Scores = _one_of("output_scores", words.get("output_scores", "logits"), get_args(Scores))
+    scores: Scores = _one_of("output_scores", words.get("output_scores", "logits"), ("logits", "probabilities"))
     steps = words.get("steps")
     if steps is not None and not (steps.isascii() and steps.isdecimal() and int(steps) > 0):
         raise UserError(f"steps={steps}: must be a whole number >= 1")
@@ -138,13 +137,14 @@ def _subject(saved: Saved, asked: _Asked, weights: Mapping[str, Any]) -> Exporta
     _refuse(asked, "steps", "is for models of text, and this one reads images")
     classes, (channels, height, width) = data["classes"], data["input_shape"]
     shape = (channels, height, width)
+    several = asked.scores == "probabilities" and config.task.name == "multilabel_classification"
     return image_classifier(
         *ready(input_shape=shape, num_classes=len(classes)),
         Statistics.from_state(data["statistics"]),
         shape,
         classes,
         given=asked.given or "pixels",
-        scores=asked.scores,
+        scores="label_probabilities" if several else asked.scores,
         metadata=metadata,
     )
 

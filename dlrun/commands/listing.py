@@ -56,7 +56,9 @@ def show_component(request: Request) -> int:
         from dlrun.commands.contact_sheet import show_augment
 
         return show_augment(request)
-    _load_plugins(request)
+    curve = len(request.words) == 2 and _kind(request.words[0]) == "schedule"
+    if not curve:
+        _load_plugins(request)
     if len(request.words) != 2:
         raise UserError(f"dlrun show needs a kind and a name, such as `dlrun show optimizer adamw`; kinds: {_kinds()}")
     kind, name = _kind(request.words[0]), request.words[1]
@@ -67,8 +69,23 @@ def show_component(request: Request) -> int:
             raise UserError(f"there is no {kind} {name!r}; {did_you_mean(name, known)}")
         print((folder / f"{name}.yaml").read_text(encoding="utf-8"), end="")
         return EXIT_DONE
-    _show_entry(REGISTRIES[kind], name)
+    if curve:
+        _show_schedule(name, request)
+    else:
+        _show_entry(REGISTRIES[kind], name)
     return EXIT_DONE
+
+
+def _show_schedule(name: str, request: Request) -> None:
+    """Its options, and the rate over a training: that of config= and the overrides, or else of the defaults."""
+    from dlrun.commands.show_schedule import schedule_config, show_curve
+
+    config = schedule_config(name, request)
+    steps = request.whole("steps")
+    curve = show_curve(config, steps)
+    _show_entry(REGISTRIES["schedule"], name)
+    print()
+    print("\n".join(curve))
 
 
 def _show_entry(registry: Registry[object], name: str) -> None:
@@ -133,6 +150,8 @@ def _load_plugins(request: Request) -> None:
     others = [*own, *(word for word in request.overrides if not word.startswith("plugins="))]
     if others:
         raise UserError(f"{others[0]!r} means nothing here: list and show take config= and plugins= only")
+    if "steps" in request.reserved:
+        raise UserError("steps= means nothing here: it is for the curve of a schedule (dlrun show schedule cosine)")
     if request.reserved or request.overrides:
         # The whole configuration is checked: a plug-in with a misspelt name must not just be missing from the list.
         load_config(request.reserved.get("config"), request.overrides)

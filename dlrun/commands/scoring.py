@@ -102,6 +102,7 @@ def plain_scores(subject: Subject, split: Split) -> dict[str, Any]:
     Raises:
         UserError: if the data have no such split.
     """
+    from dlrun.tasks.base import complete
     from dlrun.train.evaluate import evaluate
 
     loader = subject.loader(split)
@@ -109,11 +110,16 @@ def plain_scores(subject: Subject, split: Split) -> dict[str, Any]:
     try:
         if subject.saved.config.task.name == "sequence_labeling":
             return _tag_scores(subject, loader)
-        if subject.feed.classes is None:
+        detail = getattr(subject.task, "detail", None)
+        if subject.feed.classes is None and detail is None:
             return evaluate(subject.model, loader, subject.task, precision, subject.device) or {}
         outputs, targets = _predict(subject, subject.model, loader)
     finally:
         loader.close()
+    if detail is not None:
+        loss = float(subject.task.loss(outputs, targets))
+        scores = complete(subject.task, {"loss": loss, **rates(subject, outputs, targets)})
+        return {**scores, **detail(outputs, targets, subject.feed.outputs)}
     # First the loss, whose place in the report is the first.
     loss = float(subject.task.loss(outputs, targets))
     return {"loss": loss, **rates(subject, outputs, targets), **by_class(subject, outputs, targets)}
@@ -169,7 +175,7 @@ def classified(subject: Subject, split: Split, views: Views | None = None) -> tu
 
 def rates(subject: Subject, outputs: Tensor, targets: Tensor) -> dict[str, float]:
     """The metrics of classification, from scores (N, K) and labels (N,)."""
-    return {name: int(count) / len(targets) for name, count in subject.task.score(outputs, targets).items()}
+    return {name: float(count) / len(targets) for name, count in subject.task.score(outputs, targets).items()}
 
 
 def likelihood(outputs: Tensor, targets: Tensor) -> float:

@@ -105,6 +105,7 @@ def _summarise(asked: _Asked, shape: tuple[int, int, int] | None, classes: int |
     import torch
 
     from dlrun.assembly import build_model, build_optimizer, find_head
+    from dlrun.data.batch_sizes import batch_sizes
     from dlrun.summary import summarise
     from dlrun.summary_text import Subject
     from dlrun.transfer import freeze
@@ -112,7 +113,7 @@ def _summarise(asked: _Asked, shape: tuple[int, int, int] | None, classes: int |
     config = asked.config
     sample = _sample(config, shape, classes)
     # Each micro-batch keeps its own activations only.
-    batch = -(-config.data.batch_size // config.trainer.accumulate)
+    batch = -(-batch_sizes(config).largest // config.trainer.accumulate)
 
     def count(device: str) -> Subject:
         with torch.device(device):

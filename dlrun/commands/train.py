@@ -17,8 +17,10 @@ from dlrun.commands.resuming import folder_to_resume, newest_checkpoint, saved_c
 from dlrun.config.load import load_config
 from dlrun.config.schema import Config
 from dlrun.config.validate import explain
+from dlrun.data.batch_sizes import batch_sizes
 from dlrun.errors import EXIT_DONE, EXIT_RESUMABLE, ConfigError, NonFiniteError, UserError
 from dlrun.logs import start_console, start_file, stop_file
+from dlrun.optim.scaling import scaling_text
 from dlrun.runfolder import RunFolder, create_run_folder
 
 if TYPE_CHECKING:
@@ -161,7 +163,7 @@ def _resume(fit: Fit, request: Request, payload: Mapping[str, Any] | None) -> No
         return
     fit.resume(payload)
     if fit.state.step > fit.total_steps:
-        trained = -(-fit.state.step // fit.steps_per_epoch)
+        trained = fit.state.epoch + (fit.state.batch > 0)
         raise UserError(f"trainer.epochs={fit.config.trainer.epochs} is less than the {trained} epochs already trained")
     record = fit.run.path / "env.json"
     env = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {"resumed": []}
@@ -197,6 +199,11 @@ def _announce(fit: Fit, *, resumed: bool) -> None:
         fit.feed.describe(),
         fit.device,
     )
+    if scaling_text(config):
+        log.info("lr          %s (optimizer.lr_scaling=%s)", scaling_text(config), config.optimizer.lr_scaling)
+    if config.data.batch_growth is not None:
+        grown = ", ".join(f"{size} from epoch {epoch + 1}" for epoch, size in batch_sizes(config).sizes)
+        log.info("batches     %s; %s steps in all", grown, f"{fit.total_steps:,}")
     if fit.origin:
         log.info("weights     %s", fit.origin)
     trained = sum(parameter.numel() for parameter in fit.model.parameters() if parameter.requires_grad)

@@ -33,6 +33,7 @@ EVAL_MAY_CHANGE = (
     "plugins",
     "data",
     "task.beam",
+    "task.threshold",
     "trainer.precision",
     "trainer.channels_last",
     "trainer.threads",

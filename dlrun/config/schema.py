@@ -82,6 +82,12 @@ class DataConfig(ComponentConfig):
     """With contrast_normalize: the standard deviation of each image."""
     contrast_bias: NonNegativeFloat = 10.0
     """With contrast_normalize: added to the variance of an image's pixels (0..255), so that flat images stay flat."""
+    batch_growth: Annotated[float, Range(gt=1)] | None = None
+    """Multiply the batch size by this at the points of batch_growth_at, in place of lowering the rate; null: never."""
+    batch_growth_at: tuple[Annotated[float, Range(gt=0, lt=1)], ...] = (0.5, 0.75)
+    """Points of the growth as shares of the training, each at the nearest border of two epochs."""
+    batch_growth_max: PositiveInt | None = None
+    """The batch grows no further than this; null: without a limit."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,10 @@ class OptimizerConfig(ComponentConfig):
     lr_factors: Mapping[str, PositiveFloat] | None = None
     """Factor on the learning rate of a module and all that it holds, by its name; head and body stand for the layers
     that depend on the number of classes and for all others."""
+    lr_scaling: Literal["linear", "sqrt"] | None = None
+    """Multiply lr by data.batch_size / lr_reference_batch (linear), or by its root (sqrt); null: lr is as it is."""
+    lr_reference_batch: PositiveInt = 256
+    """The batch size that lr was chosen for."""
     layer_decay: Annotated[float, Range(gt=0, le=1)] | None = None
     """Factor on the learning rate for each layer further from the head: the head has the whole rate, the layer before
     it this factor, the one before that its square; null: one rate for all."""
@@ -121,9 +131,11 @@ class ScheduleConfig(ComponentConfig):
     """The learning-rate schedule; a factor on the optimizer's lr."""
 
     warmup: Duration
-    """Linear warmup in front of the schedule, in epochs or steps."""
+    """Warmup in front of the schedule, in epochs or steps."""
     warmup_start: Annotated[float, Range(ge=0, le=1)]
-    """Factor at the first step of the warmup."""
+    """Factor that the warmup begins at; its first step is one notch further."""
+    warmup_shape: Literal["linear", "cosine", "exponential", "constant"] = "linear"
+    """How the warmup rises; constant: it stays at warmup_start, and then jumps."""
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from dlrun.config.schema import (
 from dlrun.config.sources import KeyPath
 from dlrun.errors import ConfigError, did_you_mean
 from dlrun.registry import AUGMENTATIONS, CALLBACKS, REGISTRIES, Registry
-from dlrun.signatures import REQUIRED
-from dlrun.types import convert, describe, is_path, looks_like_path
+from dlrun.signatures import REQUIRED, Entry
+from dlrun.types import Components, components_in, convert, describe, is_path, looks_like_path
 
 # torch takes more digits and leading zeros for other devices, or fails.
 _DEVICE = re.compile(r"auto|cpu|cuda(:([0-9]|[1-9][0-9]))?")
@@ -117,6 +117,8 @@ class _Validator:
                 self._unknown((key, name), fields)
         elif isinstance(values.get("name"), str):
             values["params"] = self._params(REGISTRIES[key], values["name"], rest, (key,), common=fields)
+            if values["name"] in REGISTRIES[key]:
+                self._check_mode((key,), REGISTRIES[key].entry(values["name"]), values["params"])
         return cls(**values) if len(values) == len(fields) + component else None
 
     def _params(
@@ -148,9 +150,30 @@ class _Validator:
             else:
                 self._add((*path, key), message)
         for key in values:
-            if is_path(options[key].annotation):
+            held = components_in(options[key].annotation)
+            if held is not None:
+                values[key] = self._parts(held, values[key], (*path, key))
+            elif is_path(options[key].annotation):
                 values[key] = self._absolute((*path, key), values[key])
         return values
+
+    def _parts(self, held: Components, items: Iterable[Mapping[str, Any]], path: KeyPath) -> tuple[dict[str, Any], ...]:
+        """The components that an option holds, each checked like one that a section chooses."""
+        registry, extras = REGISTRIES[held.kind], {name: (wanted, default) for name, wanted, default in held.extras}
+        parts = []
+        for number, item in enumerate(items):
+            here = (*path, str(number))
+            name = item.get("name")
+            if not isinstance(name, str):
+                self._add(here, f"must be {{name: ..., option: ...}} with the name of a {held.kind}, got {item!r}")
+                continue
+            found = {
+                key: self._value((*here, key), item[key], wanted) if key in item else default
+                for key, (wanted, default) in extras.items()
+            }
+            given = {key: value for key, value in item.items() if key != "name" and key not in extras}
+            parts.append({"name": name, **found, **self._params(registry, name, given, here, common=extras)})
+        return tuple(parts)
 
     def _augment(self, tree: Any) -> tuple[ComponentConfig, ...]:
         if not isinstance(tree, list):
@@ -184,22 +207,24 @@ class _Validator:
             elif given is True or isinstance(given, dict):
                 params = self._params(CALLBACKS, name, {} if given is True else given, path)
                 chosen[name] = ComponentConfig(name, params=params)
-                if "monitor" in params and "mode" in params:
-                    self._check_mode(name, params)
+                self._check_mode(("callbacks", name), CALLBACKS.entry(name), params)
             else:
                 self._add(path, f"must be options, true, or null (off), got {given!r}")
         return chosen
 
-    def _check_mode(self, name: str, params: Mapping[str, Any]) -> None:
-        """A callback's ``mode`` was said of one metric: refuse it when a later layer watches another one.
+    def _check_mode(self, path: KeyPath, entry: Entry, params: Mapping[str, Any]) -> None:
+        """A component's ``mode`` was said of one metric: refuse it when a later layer watches another one.
 
         Otherwise ``callbacks.checkpoint.monitor=val/loss`` alone would keep the model with the greatest loss.
         """
-        default = next(option.default for option in CALLBACKS.entry(name).options if option.name == "monitor")
+        if "monitor" not in params or "mode" not in params:
+            return
+        default = next(option.default for option in entry.options if option.name == "monitor")
         monitor = said_of = default
         for tree in self._layers_with_one_command_line():
-            callbacks = tree.get("callbacks", {})
-            given = callbacks.get(name, {}) if isinstance(callbacks, dict) else None
+            given: Any = tree
+            for key in path:
+                given = given.get(key, {}) if isinstance(given, dict) else None
             if not isinstance(given, dict):
                 # Switched off, or on with its defaults: what was said before is gone.
                 monitor = said_of = default
@@ -209,10 +234,11 @@ class _Validator:
                 said_of = monitor
         # A mode without any metric, in a plug-in that has no default for it, holds for whatever metric is named.
         if monitor != said_of and said_of is not REQUIRED:
+            where = ".".join(path)
             self._add(
-                ("callbacks", name, "monitor"),
+                (*path, "monitor"),
                 f"is now {params['monitor']}, but mode is still the {params['mode']} of {said_of}; say "
-                f"callbacks.{name}.mode=min or max too",
+                f"{where}.mode=min or max too",
             )
 
     def _layers_with_one_command_line(self) -> list[dict[str, Any]]:

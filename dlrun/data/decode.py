@@ -125,7 +125,7 @@ class FileSource:
     Args:
         root: folder of the files.
         names: N paths relative to ``root``.
-        labels: int64 (N,).
+        labels: int64 (N,) or (N, K).
         form: what the images are brought into.
     """
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from dlrun.data.plan import Plan
+from dlrun.data.batch_sizes import BatchSizes
+from dlrun.data.plan import Plans
 
 
 class FeatureLoader:
@@ -16,32 +17,40 @@ class FeatureLoader:
     Args:
         features: float (N, ...), on the device.
         labels: int64 (N,), on the device.
-        batch_size: B, in 1..N.
+        batch_size: B of each epoch, in 1..N.
         seed: of the order.
         shuffle: whether each epoch has a random order.
         drop_last: leave out the last batch of an epoch if it is smaller than B.
+        limit: use only so many batches of an epoch; None: all.
     """
 
     def __init__(
-        self, features: Tensor, labels: Tensor, *, batch_size: int, seed: int, shuffle: bool, drop_last: bool = False
+        self,
+        features: Tensor,
+        labels: Tensor,
+        *,
+        batch_size: BatchSizes,
+        seed: int,
+        shuffle: bool,
+        drop_last: bool = False,
+        limit: int | None = None,
     ) -> None:
-        total = len(features)
         self._features, self._labels = features, labels
-        self._plan = Plan(
-            num_samples=total - total % batch_size if drop_last else total,
-            batch_size=batch_size,
-            image_numbers=features[0].numel(),
-            seed=seed,
-            shuffle=shuffle,
-            total=total,
-        )
-        self.batch_size, self.num_samples, self.steps_per_epoch = batch_size, self._plan.num_samples, self._plan.steps
+        numbers = features[0].numel()
+        self._plans = Plans(batch_size, numbers, seed, shuffle, len(features), drop_last, limit)
+        plan = self._plans.of(0)
+        self.batch_size, self.num_samples, self.steps_per_epoch = plan.batch_size, plan.num_samples, plan.steps
+
+    def steps(self, epoch: int) -> int:
+        """See :meth:`dlrun.data.loaders.BatchLoader.steps`."""
+        return self._plans.of(epoch).steps
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """(features, labels) of each batch: (B, ...), (B,)."""
-        order = self._plan.order(epoch).to(self._features.device)
-        for first in range(start * self.batch_size, self.num_samples, self.batch_size):
-            rows = order[first : min(first + self.batch_size, self.num_samples)]
+        plan = self._plans.of(epoch)
+        order, size = plan.order(epoch).to(self._features.device), plan.batch_size
+        for first in range(start * size, plan.num_samples, size):
+            rows = order[first : min(first + size, plan.num_samples)]
             yield self._features.index_select(0, rows), self._labels.index_select(0, rows)
 
     def close(self) -> None:

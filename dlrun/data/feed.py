@@ -30,21 +30,25 @@ class BatchLoader(Protocol):
     """Gives the batches of any epoch from any position: the position in the data is two whole numbers.
 
     Attributes:
-        batch_size: B.
-        num_samples: what one epoch holds, in the unit of the feed.
-        steps_per_epoch: batches in one epoch, >= 1.
+        batch_size: B of the first epoch.
+        num_samples: what the first epoch holds, in the unit of the feed.
+        steps_per_epoch: batches in the first epoch, >= 1.
     """
 
     batch_size: int
     num_samples: int
     steps_per_epoch: int
 
+    def steps(self, epoch: int) -> int:
+        """Batches in an epoch, >= 1: not the same in all epochs if the batch grows."""
+        ...
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """The batches of one epoch.
 
         Args:
             epoch: counted from 0.
-            start: number of the first batch wanted, in 0..steps_per_epoch.
+            start: number of the first batch wanted, in 0..steps(epoch).
 
         Yields:
             Batches on the device, as the tasks for this kind of data take them.

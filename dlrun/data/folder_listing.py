@@ -163,7 +163,7 @@ def _files(root: Path, folder: Path, classes: tuple[str, ...]) -> tuple[ImageFil
                 f"({', '.join(sorted(ending[1:] for ending in SUFFIXES))}) or remove the folder"
             )
         strange += others
-        files += [ImageFile(Path(path).relative_to(root).as_posix(), label, _stamp(path)) for path in paths]
+        files += [ImageFile(Path(path).relative_to(root).as_posix(), label, stamp(path)) for path in paths]
     if strange:
         _LOG.warning(
             "%s: %d files are not images by their names and are not used, such as %s",
@@ -193,7 +193,8 @@ def _walk(folder: Path) -> tuple[list[str], list[str]]:
     return sorted(images), sorted(others)
 
 
-def _stamp(path: str) -> tuple[int, int, int]:
+def stamp(path: str) -> tuple[int, int, int]:
+    """What tells whether a file was changed; see :class:`ImageFile`."""
     try:
         status = os.stat(path)
     except OSError:

@@ -12,6 +12,7 @@ from torch import Tensor
 from dlrun.augment.base import Augmentation, Mixing, Place
 from dlrun.augment.pipeline import Pipeline
 from dlrun.config.schema import Config
+from dlrun.data.batch_sizes import BatchSizes, batch_sizes
 from dlrun.data.colours import Colours
 from dlrun.data.feed import Augmented, BatchLoader, Split
 from dlrun.data.loaders import make_loader
@@ -27,7 +28,7 @@ PIXELS = Statistics("channel", torch.zeros(1, 1, 1), torch.full((1, 1, 1), 1 / 2
 
 
 class ImageFeed:
-    """Normalised images with one label each.
+    """Normalised images with one label each, or several.
 
     Args:
         data: the splits.
@@ -60,9 +61,20 @@ class ImageFeed:
         colours: Colours | None = None,
     ) -> None:
         self.data = data
-        self.classes: tuple[str, ...] | None = data.classes
+        self.classes: tuple[str, ...] | None = None if data.multi_label else data.classes
         self.outputs = data.classes
-        self.arguments: Mapping[str, Any] = {"input_shape": data.input_shape, "num_classes": len(data.classes)}
+        # Weights of classes are those of the training, whatever is evaluated.
+        self._counted: Mapping[str, Any] = (
+            {"label_counts": data.label_counts(), "label_total": len(data.train)}
+            if stored is None or "label_counts" not in stored
+            else {"label_counts": tuple(stored["label_counts"]), "label_total": stored["label_total"]}
+        )
+        self.arguments: Mapping[str, Any] = {
+            "input_shape": data.input_shape,
+            "num_classes": len(data.classes),
+            **({"num_labels": len(data.classes)} if data.multi_label else {}),
+            **self._counted,
+        }
         self._config, self._augment, self._device = config, tuple(augment), device
         self._pipeline = Pipeline(self._augment, len(data.classes))
         self.soft_targets = self._pipeline.soft
@@ -91,7 +103,8 @@ class ImageFeed:
 
     def describe(self) -> str:
         """See :meth:`dlrun.data.feed.Feed.describe`."""
-        return f"{len(self.data.classes)} classes, {'x'.join(str(side) for side in self.data.input_shape)}"
+        what = "labels, several per image" if self.data.multi_label else "classes"
+        return f"{len(self.data.classes)} {what}, {'x'.join(str(side) for side in self.data.input_shape)}"
 
     def facts(self, split: Split) -> dict[str, int]:
         """None. See :meth:`dlrun.data.feed.Feed.facts`."""
@@ -99,18 +112,24 @@ class ImageFeed:
 
     def train_loader(self) -> BatchLoader:
         """Shuffled, augmented batches. See :meth:`dlrun.data.feed.Feed.train_loader`."""
-        samples, settings = len(self.data.train), self._config.data
-        if settings.batch_size > samples:
+        samples, sizes = len(self.data.train), batch_sizes(self._config)
+        if sizes.of(0) > samples:
             raise DataError(
-                f"data.batch_size={settings.batch_size} is larger than the training split ({samples} samples); "
+                f"data.batch_size={sizes.of(0)} is larger than the training split ({samples} samples); "
                 f"set it to {samples} or less"
+            )
+        if sizes.largest > samples:
+            raise DataError(
+                f"data.batch_growth={self._config.data.batch_growth:g} reaches a batch of {sizes.largest}, which is "
+                f"larger than the training split ({samples} samples); set data.batch_growth_max={samples} or less"
             )
         return self._loader(
             self.data.train,
-            settings.batch_size,
+            sizes,
             shuffle=True,
             augment=self._augment,
-            drop_last=settings.drop_last,
+            drop_last=self._config.data.drop_last,
+            limit=self._config.trainer.limit_batches,
         )
 
     def eval_loader(self, split: Split) -> BatchLoader | None:
@@ -128,12 +147,13 @@ class ImageFeed:
     def _loader(
         self,
         source: ImageSource,
-        batch_size: int,
+        batch_size: int | BatchSizes,
         *,
         shuffle: bool,
         augment: Sequence[Augmentation | Mixing] = (),
         statistics: Statistics | None = None,
         drop_last: bool = False,
+        limit: int | None = None,
     ) -> BatchLoader:
         return make_loader(
             source,
@@ -148,6 +168,7 @@ class ImageFeed:
             workers=self._config.data.workers,
             channels_last=self._config.trainer.channels_last,
             drop_last=drop_last,
+            limit=limit,
         )
 
     def sample_inputs(self, count: int) -> Tensor:
@@ -182,6 +203,8 @@ class ImageFeed:
             "classes": list(self.data.classes),
             "input_shape": list(self.data.input_shape),
             "statistics": self.statistics.state_dict(),
+            "label_counts": list(self._counted["label_counts"]),
+            "label_total": self._counted["label_total"],
             **colours,
         }
 
@@ -192,11 +215,12 @@ class ImageFeed:
             list(self.data.classes) == stored["classes"]
             and list(self.data.input_shape) == stored["input_shape"]
             and self._measured_again().agrees(statistics)
+            and list(self._counted["label_counts"]) == stored.get("label_counts", list(self._counted["label_counts"]))
         )
         if not same:
             raise CheckpointError(
-                "the data are not those that the checkpoint was trained on (their classes, their size or the "
-                "statistics of the training split differ), so the run cannot be continued exactly; start a new run"
+                "the data are not those that the checkpoint was trained on (their classes, size, labels or "
+                "the statistics of the training split differ), so the run cannot be continued exactly; start a new run"
             )
 
     def _measured_again(self) -> Statistics:

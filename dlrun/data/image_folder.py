@@ -9,10 +9,12 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dlrun.data import array_cache
 from dlrun.data.decode import FileSource, Form, decode_all, undecodable
-from dlrun.data.folder_listing import ImageFile, list_classes, list_images
+from dlrun.data.folder_listing import ImageFile, Listing, list_classes, list_images
+from dlrun.data.label_file import LabelledFiles, read_label_file
 from dlrun.data.shape import DataShape, tells_shape
 from dlrun.data.source import ArraySource, ImageData, ImageSource, SubsetSource
 from dlrun.data.splits import hold_out
@@ -36,6 +38,8 @@ def image_folder(
     test_fraction: Fraction = 0.2,
     on_error: Literal["raise", "skip"] = "raise",
     cache: Path | None = None,
+    labels: Path | None = None,
+    label_separator: str = " ",
 ) -> ImageData:
     """Images in class folders, of any size and mode; with train/ val/ test/ folders or split by dlrun.
 
@@ -62,16 +66,19 @@ def image_folder(
             counts.
         cache: folder for the decoded images; null is ``dlrun/images`` below ``$XDG_CACHE_HOME`` or
             ``~/.cache``. It is used by all image folders together.
+        labels: CSV file with the columns file, labels and perhaps split, for images with any number of labels each
+            (task=multilabel_classification); the folder then needs no class folders. null: the class folders tell.
+        label_separator: between the labels in a cell of ``labels``, not empty.
 
     Raises:
         DataError: if the folder is missing, has no class folders, a class without images, splits with
-            different classes, or a file that cannot be decoded.
+            different classes, or a file that cannot be decoded; or if the file of labels is not of its form.
+        ValueError: if label_separator is empty.
     """
-    listing = list_images(root.expanduser())
+    listing, targets = _listed(root.expanduser(), labels, label_separator)
     form = Form(size, fit, channels)
     files = [file for split in listing.splits.values() for file in split]
-    labels = torch.tensor([file.label for file in files])
-    lazy = FileSource(listing.root, [file.name for file in files], labels, form)
+    lazy = FileSource(root.expanduser(), [file.name for file in files], targets, form)
     everything, bad = _open(lazy, files, cache or array_cache.default_folder(), on_error == "raise")
     good = torch.ones(len(files), dtype=torch.bool)
     good[bad] = False
@@ -84,7 +91,9 @@ def image_folder(
         rows = torch.arange(first, first + len(members))
         rows = rows[good[rows]]
         first += len(members)
-        lost = set(range(len(listing.classes))) - set(labels[rows].tolist())
+        lost = set(range(len(listing.classes))) - set(targets[rows].tolist()) if labels is None else set()
+        if len(rows) == 0:
+            raise DataError(f"not one file can be decoded in the {split} split of {root}")
         if lost:
             names = ", ".join(listing.classes[c] for c in sorted(lost))
             raise DataError(f"no file can be decoded of class {names} in the {split} split of {root}")
@@ -96,9 +105,28 @@ def image_folder(
     return ImageData(train, sources.get("val"), test, listing.classes, skipped=len(bad))
 
 
+def _listed(root: Path, labels: Path | None, separator: str) -> tuple[Listing | LabelledFiles, Tensor]:
+    """The files, and their labels: int64 (N,), or (N, K) where a file tells them."""
+    if labels is None:
+        listing = list_images(root)
+        return listing, torch.tensor([file.label for split in listing.splits.values() for file in split])
+    if not separator:
+        raise ValueError("label_separator is empty: give what stands between two labels, such as ';'")
+    found = read_label_file(labels.expanduser(), root, separator)
+    each = [numbers for split in found.splits for numbers in found.labels[split]]
+    targets = torch.zeros(len(each), len(found.classes), dtype=torch.int64)
+    for row, numbers in zip(targets, each, strict=True):
+        row[list(numbers)] = 1
+    return found, targets
+
+
 @tells_shape(image_folder)
-def _shape(root: Path, size: int, channels: int, **_: object) -> DataShape:
+def _shape(root: Path, size: int, channels: int, labels: Path | None, label_separator: str, **_: object) -> DataShape:
     folder = root.expanduser()
+    if labels is not None:
+        known = folder.is_dir() and labels.expanduser().is_file()
+        found = read_label_file(labels.expanduser(), folder, label_separator) if known else None
+        return DataShape((channels, size, size), None if found is None else len(found.classes))
     return DataShape((channels, size, size), len(list_classes(folder)) if folder.is_dir() else None)
 
 

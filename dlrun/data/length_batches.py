@@ -102,6 +102,10 @@ class LengthBatches(Generic[B]):
         order = random_words(len(batches), "pair batches", seed, epoch).argsort(kind="stable")
         return [batches[index] for index in order.tolist()][: self.steps_per_epoch]
 
+    def steps(self, epoch: int) -> int:
+        """The same in every epoch. See :meth:`dlrun.data.feed.BatchLoader.steps`."""
+        return self.steps_per_epoch
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[B]:
         """See :meth:`dlrun.data.feed.BatchLoader.epoch`."""
         if epoch < 0 or not 0 <= start <= self.steps_per_epoch:

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from dlrun.augment.base import Augmentation, Mixing, Place, take
 from dlrun.augment.pipeline import Pipeline
+from dlrun.data.batch_sizes import BatchSizes
 from dlrun.data.feed import BatchLoader
 from dlrun.data.order import generator
-from dlrun.data.plan import Plan
+from dlrun.data.plan import Plan, Plans
 from dlrun.data.source import ImageSource, array_of, decoded_bytes
 from dlrun.data.statistics import Statistics
 from dlrun.data.workers import ReadAhead
@@ -42,18 +43,19 @@ chunk."""
 class _Finish:
     """From the uint8 images of a chunk to its batches."""
 
-    def __init__(self, plan: Plan, augment: Pipeline, statistics: Statistics) -> None:
-        self.plan = plan
+    def __init__(self, augment: Pipeline, statistics: Statistics) -> None:
         self.augment = augment
         self.statistics = statistics
         self._order: tuple[int, Tensor] | None = None
 
-    def __call__(self, images: Tensor, labels: Tensor, epoch: int, chunk: int, skip: int) -> Iterator[Batch]:
+    def __call__(
+        self, images: Tensor, labels: Tensor, plan: Plan, epoch: int, chunk: int, skip: int
+    ) -> Iterator[Batch]:
         if self.augment:
-            stream = generator(self.plan.seed, epoch, chunk, images.device)
-            place = self._place(epoch, chunk, images.device) if self.augment.placed else None
+            stream = generator(plan.seed, epoch, chunk, images.device)
+            place = self._place(plan, epoch, chunk, images.device) if self.augment.placed else None
             images, labels = self.augment(images, labels, stream, place)
-        size = self.plan.batch_size
+        size = plan.batch_size
         rest = slice(skip * size, None) if skip else slice(None)
         if self.statistics.matrix is None:
             inputs = self.statistics.normalize(images[rest])
@@ -63,11 +65,11 @@ class _Finish:
         targets = labels[rest]
         return zip(torch.split(inputs, size), torch.split(targets, size), strict=True)
 
-    def _place(self, epoch: int, chunk: int, device: torch.device) -> Place:
+    def _place(self, plan: Plan, epoch: int, chunk: int, device: torch.device) -> Place:
         if self._order is None or self._order[0] != epoch:
-            self._order = epoch, self.plan.order(epoch)
-        low, high = self.plan.bounds(chunk)
-        return Place(self.plan.seed, epoch, self._order[1][low:high].to(device, non_blocking=True))
+            self._order = epoch, plan.order(epoch)
+        low, high = plan.bounds(chunk)
+        return Place(plan.seed, epoch, self._order[1][low:high].to(device, non_blocking=True))
 
 
 class ResidentLoader:
@@ -76,17 +78,14 @@ class ResidentLoader:
     def __init__(
         self,
         source: ImageSource,
-        plan: Plan,
+        plans: Plans,
         finish: _Finish,
         device: torch.device,
         channels_last: bool,
     ) -> None:
-        self.batch_size, self.num_samples, self.steps_per_epoch = (
-            plan.batch_size,
-            plan.num_samples,
-            plan.steps,
-        )
-        self._plan, self._finish, self._device = plan, finish, device
+        plan = plans.of(0)
+        self.batch_size, self.num_samples, self.steps_per_epoch = plan.batch_size, plan.num_samples, plan.steps
+        self._plans, self._finish, self._device = plans, finish, device
         array = array_of(source)
         rows: Tensor | None = None
         if array is None:
@@ -102,9 +101,13 @@ class ResidentLoader:
         # On the CPU the splits share one array, or one mapped file; these are the rows of this split.
         self._rows = rows
 
+    def steps(self, epoch: int) -> int:
+        """See :meth:`BatchLoader.steps`."""
+        return self._plans.of(epoch).steps
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """See :meth:`BatchLoader.epoch`."""
-        plan = self._plan
+        plan = self._plans.of(epoch)
         chunk, skip = plan.enter(epoch, start)
         order = self._order(epoch)
         for number in range(chunk, plan.chunks):
@@ -114,13 +117,14 @@ class ResidentLoader:
             else:
                 picked = order[low:high]
                 images, labels = take(self._images, picked), self._labels.index_select(0, picked)
-            yield from self._finish(images, labels, epoch, number, skip)
+            yield from self._finish(images, labels, plan, epoch, number, skip)
             skip = 0
 
     def _order(self, epoch: int) -> Tensor | None:
-        if not self._plan.shuffle:
+        plan = self._plans.of(epoch)
+        if not plan.shuffle:
             return self._rows
-        order = self._plan.order(epoch)
+        order = plan.order(epoch)
         if self._rows is not None:
             order = self._rows[order]
         return order.to(self._device, non_blocking=True)
@@ -140,31 +144,36 @@ class StreamingLoader:
     def __init__(
         self,
         source: ImageSource,
-        plan: Plan,
+        plans: Plans,
         finish: _Finish,
         device: torch.device,
         channels_last: bool,
         workers: int,
     ) -> None:
-        self.batch_size, self.num_samples, self.steps_per_epoch = (
-            plan.batch_size,
-            plan.num_samples,
-            plan.steps,
-        )
-        self._plan, self._finish, self._device = plan, finish, device
+        plan = plans.of(0)
+        self.batch_size, self.num_samples, self.steps_per_epoch = plan.batch_size, plan.num_samples, plan.steps
+        self._plans, self._finish, self._device = plans, finish, device
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
         pin = device.type == "cuda"
-        self._reads = ReadAhead(source, self._indices, plan.chunks, workers, pin, repeats=not plan.shuffle)
+        self._reads = ReadAhead(source, self._indices, self._chunks, workers, pin, repeats=not plan.shuffle)
 
     def _indices(self, epoch: int) -> Iterator[Tensor]:
-        order = self._plan.order(epoch)
-        for chunk in range(self._plan.chunks):
-            low, high = self._plan.bounds(chunk)
+        plan = self._plans.of(epoch)
+        order = plan.order(epoch)
+        for chunk in range(plan.chunks):
+            low, high = plan.bounds(chunk)
             yield order[low:high]
+
+    def _chunks(self, epoch: int) -> int:
+        return self._plans.of(epoch).chunks
+
+    def steps(self, epoch: int) -> int:
+        """See :meth:`BatchLoader.steps`."""
+        return self._plans.of(epoch).steps
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """See :meth:`BatchLoader.epoch`."""
-        plan, device = self._plan, self._device
+        plan, device = self._plans.of(epoch), self._device
         chunk, skip = plan.enter(epoch, start)
         if chunk == plan.chunks:
             return
@@ -173,7 +182,7 @@ class StreamingLoader:
         reads = self._reads.chunks(epoch if plan.shuffle else 0, chunk)
         for number, (images, labels) in enumerate(reads, chunk):
             images = images.to(device, non_blocking=True).contiguous(memory_format=self._layout)
-            yield from self._finish(images, labels.to(device, non_blocking=True), epoch, number, skip)
+            yield from self._finish(images, labels.to(device, non_blocking=True), plan, epoch, number, skip)
             skip = 0
 
     def close(self) -> None:
@@ -184,7 +193,7 @@ class StreamingLoader:
 def make_loader(
     source: ImageSource,
     *,
-    batch_size: int,
+    batch_size: int | BatchSizes,
     seed: int,
     shuffle: bool,
     augment: Sequence[Augmentation | Mixing] = (),
@@ -195,12 +204,13 @@ def make_loader(
     workers: int = 0,
     channels_last: bool = False,
     drop_last: bool = False,
+    limit: int | None = None,
 ) -> BatchLoader:
     """Make the loader that fits the source.
 
     Args:
         source: N images.
-        batch_size: B >= 1.
+        batch_size: B >= 1, the same in all epochs or that of each. Without ``shuffle`` it must be one.
         seed: of the order and the augmentation; a change gives other ones, the same seed the same.
         shuffle: whether each epoch has a random order; otherwise it is that of the source.
         augment: applied one after the other to uint8 images on the device, before normalisation.
@@ -212,33 +222,36 @@ def make_loader(
         workers: processes that read, for the streaming form; 0 reads in this process.
         channels_last: give inputs in ``torch.channels_last`` memory format.
         drop_last: leave out the last batch of an epoch if it is smaller than B.
+        limit: use only so many batches of an epoch; None: all.
 
     Raises:
         DataError: if there are no images, or less than one batch and ``drop_last``.
         ValueError: if ``batch_size`` or ``workers`` is out of range, or the number of classes is needed.
     """
     total = len(source)
-    if batch_size < 1 or workers < 0:
+    sizes = BatchSizes(((0, batch_size),)) if isinstance(batch_size, int) else batch_size
+    if min(size for _, size in sizes.sizes) < 1 or workers < 0:
         raise ValueError(f"batch_size must be >= 1 and workers >= 0, got {batch_size} and {workers}")
     if total == 0:
         raise DataError("there are no images to load")
-    if drop_last and total < batch_size:
+    if drop_last and total < sizes.largest:
         raise DataError(
-            f"a batch of {batch_size} is larger than the data ({total} images), so no batch is left: "
+            f"a batch of {sizes.largest} is larger than the data ({total} images), so no batch is left: "
             f"set data.batch_size to {total} or less, or data.drop_last=false"
         )
     channels, height, width = source.image_shape
-    plan = Plan(
-        num_samples=total - total % batch_size if drop_last else total,
-        batch_size=batch_size,
+    plans = Plans(
+        sizes,
         image_numbers=channels * height * width,
         seed=seed,
         shuffle=shuffle,
         total=total,
+        drop_last=drop_last,
+        limit=limit,
     )
-    finish = _Finish(plan, Pipeline(augment, num_classes), statistics.to(device))
+    finish = _Finish(Pipeline(augment, num_classes), statistics.to(device))
     if resident is None:
         resident = array_of(source) is not None and decoded_bytes(source) <= RESIDENT_BYTES
     if resident:
-        return ResidentLoader(source, plan, finish, device, channels_last)
-    return StreamingLoader(source, plan, finish, device, channels_last, workers)
+        return ResidentLoader(source, plans, finish, device, channels_last)
+    return StreamingLoader(source, plans, finish, device, channels_last, workers)

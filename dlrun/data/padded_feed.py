@@ -105,5 +105,10 @@ def refuse_options_of_images(config: Config) -> None:
         wrong.append("data.contrast_normalize=true is for images; set it to false")
     if config.data.resident is False:
         wrong.append("data.resident=false is for images: text always lies on the device; set data.resident=true")
+    if config.data.batch_growth is not None:
+        wrong.append(
+            f"data.batch_growth={config.data.batch_growth:g} is for images: a batch of text is a number of streams or "
+            "of sorted sequences; set data.batch_growth=null"
+        )
     if wrong:
         raise UserError("; ".join(wrong))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dlrun.data.batch_sizes import BatchSizes
 from dlrun.data.order import permutation
 
 CHUNK_NUMBERS = 1 << 20
@@ -73,3 +74,34 @@ class Plan:
         if epoch < 0 or not 0 <= start <= self.steps:
             raise ValueError(f"no batch {start} in epoch {epoch}: an epoch has {self.steps} batches")
         return (self.chunks, 0) if start == self.steps else divmod(start, self.batches)
+
+
+@dataclass(frozen=True)
+class Plans:
+    """The plan of each epoch; those of one batch size are alike.
+
+    Attributes:
+        sizes: B of each epoch.
+        image_numbers: C * H * W.
+        seed: of the order and the augmentation.
+        shuffle: whether each epoch has an order of its own.
+        total: N, images to choose from.
+        drop_last: leave out the last batch of an epoch if it is smaller than B.
+        limit: use only so many batches of an epoch; None: all.
+    """
+
+    sizes: BatchSizes
+    image_numbers: int
+    seed: int
+    shuffle: bool
+    total: int
+    drop_last: bool = False
+    limit: int | None = None
+
+    def of(self, epoch: int) -> Plan:
+        """The plan of an epoch."""
+        size = self.sizes.of(epoch)
+        used = self.total - self.total % size if self.drop_last else self.total
+        if self.limit is not None:
+            used = min(used, self.limit * size)
+        return Plan(used, size, self.image_numbers, self.seed, self.shuffle, self.total)

@@ -19,7 +19,7 @@ class ImageSource(Protocol):
     """Decoded images by index. Must be picklable, so that the workers of a loader can read from it.
 
     Attributes:
-        labels: int64 (N,), class numbers from 0.
+        labels: int64 (N,), class numbers from 0; or, where an image can have several labels, int64 (N, K) of 0 and 1.
         image_shape: (C, H, W), the same for every image.
     """
 
@@ -50,7 +50,7 @@ class ArraySource:
 
     Args:
         images: uint8 (N, C, H, W).
-        labels: (N,) whole numbers >= 0.
+        labels: (N,) whole numbers >= 0, or (N, K) of 0 and 1.
 
     Raises:
         ValueError: if the shapes or the type of the images do not fit.
@@ -59,7 +59,7 @@ class ArraySource:
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         if images.dtype != torch.uint8 or images.dim() != 4:
             raise ValueError(f"images must be uint8 of shape (N, C, H, W), got {images.dtype} {tuple(images.shape)}")
-        if labels.shape != images.shape[:1]:
+        if labels.shape[:1] != images.shape[:1] or labels.dim() > 2:
             raise ValueError(f"{len(images)} images but labels of shape {tuple(labels.shape)}")
         self.images = images
         self.labels = labels.to(torch.int64)
@@ -123,6 +123,17 @@ class ImageData:
     def input_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one image."""
         return self.train.image_shape
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image can have several labels, or none."""
+        return self.train.labels.dim() == 2
+
+    def label_counts(self) -> tuple[int, ...]:
+        """Training images that have each label."""
+        labels, classes = self.train.labels, len(self.classes)
+        counts = labels.sum(0) if self.multi_label else labels.bincount(minlength=classes)
+        return tuple(int(count) for count in counts)
 
 
 def decoded_bytes(source: ImageSource) -> int:

@@ -27,7 +27,7 @@ def stratified_split(labels: Tensor, fraction: float, seed: int, stream: str = "
     lower class number first. No class gives its last sample.
 
     Args:
-        labels: int64 (N,), class numbers >= 0.
+        labels: int64 (N,), class numbers >= 0; of several labels per sample, (N, K), none is stratified by.
         fraction: share of the part, in [0, 1).
         seed: decides which samples of a class are taken.
         stream: name of the use: two splits with one seed and different names choose independently.
@@ -40,7 +40,7 @@ def stratified_split(labels: Tensor, fraction: float, seed: int, stream: str = "
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"the fraction to split off must be >= 0 and < 1, got {fraction}")
-    numbers = labels.numpy()
+    numbers = labels.numpy() if labels.dim() == 1 else np.zeros(len(labels), dtype=np.int64)
     counts = np.bincount(numbers) if len(numbers) else np.zeros(0, dtype=np.int64)
     taken = _apportion(counts.tolist(), fraction)
     # All samples, class by class, in random order inside each class: the first taken[c] of class c are the

@@ -80,6 +80,10 @@ class TokenStreams:
         self._inputs, self._targets = tokens[:-1].view(streams, length), tokens[1:].view(streams, length)
         self._ends = torch.tensor(self._valid, device=device)[:, None]
 
+    def steps(self, epoch: int) -> int:
+        """The same in every epoch. See :meth:`dlrun.data.feed.BatchLoader.steps`."""
+        return self.steps_per_epoch
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[TokenBatch]:
         """The same batches in every epoch. See :meth:`dlrun.data.feed.BatchLoader.epoch`."""
         if epoch < 0 or not 0 <= start <= self.steps_per_epoch:

@@ -21,6 +21,7 @@ def synthetic(
     channels: Literal[1, 3] = 3,
     noise: Fraction = 0.5,
     test_fraction: Fraction = 0.2,
+    several_labels: bool = False,
 ) -> ImageData:
     """Noisy copies of one random pattern per class: quickly learnt, made in memory.
 
@@ -31,6 +32,8 @@ def synthetic(
         channels: 1 grey, 3 colour.
         noise: share of the noise in each pixel, 0 (copies of the pattern) to 1 (nothing to learn).
         test_fraction: share of the images for the test split, stratified by class.
+        several_labels: an image has one to three labels and is the mean of their patterns
+            (task=multilabel_classification).
 
     Raises:
         ValueError: if there are fewer samples than classes.
@@ -52,8 +55,18 @@ def synthetic(
 
     labels = np.arange(samples) % classes
     patterns, speckles = random_bytes(classes, "patterns"), random_bytes(samples, "noise")
-    images = np.rint(patterns[labels] * (1 - noise) + speckles * noise).astype(np.uint8)
-    source = ArraySource(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)))
+    if several_labels:
+        words = random_words(3 * samples, "synthetic", "labels", split_seed).reshape(3, samples) % classes
+        # One, two or three of them, each as often; the same one twice counts once.
+        words = np.where(np.arange(3)[:, None] <= np.arange(samples) % 3, words, words[0]).astype(np.int64)
+        several = np.zeros((samples, classes), dtype=np.int64)
+        np.put_along_axis(several, words.T, 1, axis=1)
+        targets = torch.from_numpy(several)
+        clean = np.einsum("nk,kchw->nchw", several / several.sum(1, keepdims=True), patterns)
+    else:
+        targets, clean = torch.from_numpy(labels.astype(np.int64)), patterns[labels]
+    images = np.rint(clean * (1 - noise) + speckles * noise).astype(np.uint8)
+    source = ArraySource(torch.from_numpy(images), targets)
     train, test = hold_out(source, test_fraction, split_seed)
     return ImageData(train, None, test, tuple(f"class {c}" for c in range(classes)))
 

@@ -47,7 +47,7 @@ class ReadAhead:
     Args:
         source: what to read; sent to the workers.
         order: epoch -> the indices of its chunks, int64 (B,) each.
-        chunks_per_epoch: how many chunks ``order`` gives, >= 1.
+        chunks: epoch -> how many chunks ``order`` gives, >= 1.
         workers: number of processes; 0 reads in this process when asked.
         pin: read into page-locked memory, for copies to a GPU that do not wait.
         repeats: whether ``order`` is the same for every epoch.
@@ -57,12 +57,12 @@ class ReadAhead:
         self,
         source: ImageSource,
         order: Callable[[int], Iterator[Tensor]],
-        chunks_per_epoch: int,
+        chunks: Callable[[int], int],
         workers: int,
         pin: bool,
         repeats: bool = False,
     ) -> None:
-        self._source, self._order, self._per_epoch = source, order, chunks_per_epoch
+        self._source, self._order, self._count = source, order, chunks
         self._workers, self._pin, self._repeats = workers, pin, repeats
         self._processes: list[BaseProcess] = []
         self._loader: DataLoader[tuple[Tensor, Tensor] | UserError] | None = None
@@ -85,7 +85,7 @@ class ReadAhead:
         """
         self._reader += 1
         mine = self._reader
-        for chunk in range(start, self._per_epoch):
+        for chunk in range(start, self._count(epoch)):
             if self._reader != mine:
                 raise RuntimeError("this iterator was ended by a newer one, or by close()")
             yield self._read(epoch, chunk)
@@ -103,7 +103,7 @@ class ReadAhead:
         if isinstance(item, UserError):
             self.close()
             raise item
-        if chunk + 1 < self._per_epoch:
+        if chunk + 1 < self._count(epoch):
             self._next = (epoch, chunk + 1)
         else:
             self._next = (epoch if self._repeats else epoch + 1, 0)

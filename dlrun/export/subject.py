@@ -9,7 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-Scores = Literal["logits", "probabilities"]
+Scores = Literal["logits", "probabilities", "label_probabilities"]
+"""What an exported network gives: scores as they are, the softmax of them, or, where a sample can have several labels,
+the sigmoid of each."""
 Tensors = tuple[Tensor, ...]
 BATCH = "batch"
 """Name of the axis that counts samples: any number from 1 on."""
@@ -89,5 +91,7 @@ def example_inputs(ports: Sequence[Port], sizes: Mapping[str, int], seed: int) -
 
 
 def scored(logits: Tensor, scores: Scores) -> Tensor:
-    """Logits (..., K) as they are, or their softmax."""
+    """Logits (..., K) as they are, their softmax, or the sigmoid of each."""
+    if scores == "label_probabilities":
+        return logits.sigmoid()
     return logits.softmax(-1) if scores == "probabilities" else logits

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from dlrun.registry import AVERAGERS
+from dlrun.timeline import Timeline
 from dlrun.types import Annotated, Duration, Fraction, PositiveDuration, PositiveInt, Range
 
 BatchNorm = Literal["average", "recompute"]
@@ -47,7 +48,7 @@ def none() -> None:
 
 @AVERAGERS.register
 def ema(
-    steps_per_epoch: int,
+    timeline: Timeline,
     *,
     decay: Annotated[float, Range(ge=0, lt=1)] = 0.995,
     warm_start: bool = True,
@@ -62,7 +63,7 @@ def ema(
     ``min(decay, (1 + n) / (10 + n))`` after n looks, so that a short training is not ruled by its beginning.
 
     Args:
-        steps_per_epoch: optimizer steps in one epoch.
+        timeline: steps of each epoch.
         decay: what stays of the average at each look, in [0, 1); 1/(1 - decay) looks are remembered.
         warm_start: let the decay grow from 2/11 up to its value.
         start: epochs or steps before the first look.
@@ -76,20 +77,19 @@ def ema(
     Source: Polyak and Juditsky 1992, "Acceleration of stochastic approximation by averaging"; the warm start is that of
         tf.train.ExponentialMovingAverage
     """
-    first, interval = _steps("start", start, steps_per_epoch), _interval(every, steps_per_epoch)
+    due = _regular(timeline, _first(timeline, start), every)
 
     def share(looks: int) -> float:
         if looks == 0:
             return 1.0
         return 1 - (min(decay, (1 + looks) / (10 + looks)) if warm_start else decay)
 
-    return Averaging(_regular(first, interval), share, _batches(batch_norm, batches))
+    return Averaging(due, share, _batches(batch_norm, batches))
 
 
 @AVERAGERS.register
 def swa(
-    total_steps: int,
-    steps_per_epoch: int,
+    timeline: Timeline,
     *,
     start: Fraction = 0.75,
     every: PositiveDuration = Duration(1, "ep"),
@@ -101,8 +101,7 @@ def swa(
     It wants a rate that stays large, so that the points differ: a constant or a cyclic schedule.
 
     Args:
-        total_steps: optimizer steps of the whole training.
-        steps_per_epoch: optimizer steps in one epoch.
+        timeline: steps of each epoch.
         start: part of the training before the first look, in [0, 1].
         every: epochs or steps between two looks; of a cyclic schedule, its period.
         batch_norm: average its statistics like the weights, or recompute them from training batches to evaluate.
@@ -115,13 +114,14 @@ def swa(
     Source: Izmailov et al. 2018, "Averaging weights leads to wider optima and better generalization", algorithm 1 (a
         whole epoch for the statistics)
     """
-    first, interval = round(start * total_steps), _interval(every, steps_per_epoch)
-    if first + interval > total_steps:
+    first = round(start * timeline.total)
+    due = _regular(timeline, first, every)
+    if not any(due(step) for step in range(first + 1, timeline.total + 1)):
         raise ValueError(
-            f"start={start:g}, every={every}: the first look would be after step {first + interval}, but the whole "
-            f"training has {total_steps}; make start or every smaller"
+            f"start={start:g}, every={every}: the first look would be after the last of the {timeline.total} steps of "
+            "the training; make start or every smaller"
         )
-    return Averaging(_regular(first, interval), lambda looks: 1 / (1 + looks), _batches(batch_norm, batches))
+    return Averaging(due, lambda looks: 1 / (1 + looks), _batches(batch_norm, batches))
 
 
 def move(averages: Sequence[Tensor], weights: Sequence[Tensor], share: float) -> None:
@@ -135,22 +135,26 @@ def move(averages: Sequence[Tensor], weights: Sequence[Tensor], share: float) ->
     torch._foreach_lerp_(list(averages), list(weights), share)
 
 
-def _regular(first: int, interval: int) -> Callable[[int], bool]:
-    return lambda step: step > first and (step - first) % interval == 0
-
-
-def _steps(name: str, length: Duration, steps_per_epoch: int) -> int:
+def _regular(timeline: Timeline, first: int, every: Duration) -> Callable[[int], bool]:
+    """Whether a step, counted from 1, lies a multiple of ``every`` after ``first``."""
+    rest = timeline.after(first)
     try:
-        return length.steps(steps_per_epoch)
+        if every.unit != "ep":
+            interval = every.steps(1)
+            if interval < 1:
+                raise ValueError(f"{every} is shorter than one step")
+            return lambda step: step > first and (step - first) % interval == 0
+        looks = frozenset(rest.multiples(every)) if rest.total > 0 else frozenset[int]()
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+        raise ValueError(f"every: {error}") from None
+    return lambda step: step - first in looks
 
 
-def _interval(every: Duration, steps_per_epoch: int) -> int:
-    interval = _steps("every", every, steps_per_epoch)
-    if interval < 1:
-        raise ValueError(f"every={every} is shorter than one step")
-    return interval
+def _first(timeline: Timeline, start: Duration) -> int:
+    try:
+        return timeline.at(start)
+    except ValueError as error:
+        raise ValueError(f"start: {error}") from None
 
 
 def _batches(batch_norm: BatchNorm, batches: int | None) -> int | None:

@@ -15,10 +15,12 @@ from dlrun.data.feed import BatchLoader, Feed
 from dlrun.errors import CheckpointError
 from dlrun.meters import Meters, Reading
 from dlrun.optim.regularization import Regularizer
-from dlrun.optim.schedules import Schedule
+from dlrun.optim.scaling import scaled_lr
+from dlrun.optim.schedules import Schedule, Watching
 from dlrun.reproducibility import random_state, set_random_state
 from dlrun.runfolder import RunFolder
 from dlrun.tasks.base import Carried, Task
+from dlrun.timeline import Timeline
 from dlrun.train.average import WeightAverage
 from dlrun.train.state import State
 from dlrun.weights import load_weights
@@ -105,6 +107,11 @@ class Callback:
         """Go on from ``state``."""
 
 
+def timeline_of(loader: BatchLoader, epochs: int) -> Timeline:
+    """The steps of each epoch of a training."""
+    return Timeline(tuple(loader.steps(epoch) for epoch in range(epochs)))
+
+
 @dataclass
 class Fit:
     """The parts of a training run, as the loop drives them and callbacks see them.
@@ -128,6 +135,7 @@ class Fit:
         origin: what the weights were before training, for the log; empty if fresh.
         regularizer: penalties, noise and limits of the training step; None if there are none.
         run: the run folder.
+        timeline: steps of each epoch.
         evaluated: what evaluation calls on the batches of ``val``: the model, or its head alone on cached features.
         meters: training metrics since the last reading.
         epoch_reading: sums of the current epoch's readings.
@@ -152,6 +160,7 @@ class Fit:
     origin: str = ""
     regularizer: Regularizer | None = None
     run: RunFolder = field(init=False)
+    timeline: Timeline = field(init=False)
     evaluated: nn.Module = field(init=False)
     meters: Meters = field(init=False)
     epoch_reading: Reading = field(default_factory=lambda: Reading({}, 0, []))
@@ -159,6 +168,7 @@ class Fit:
 
     def __post_init__(self) -> None:
         self.evaluated = self.model
+        self.timeline = timeline_of(self.train, self.config.trainer.epochs)
         self.meters = Meters(self.task.score)
         self.base_lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
 
@@ -177,20 +187,20 @@ class Fit:
     @property
     def lr(self) -> float:
         """The learning rate now, of parameters that have no factor on it."""
-        now, base = float(self.optimizer.param_groups[0]["lr"]), self.config.optimizer.params.get("lr")
-        if not isinstance(base, float) or self.base_lrs[0] in (0.0, base):
+        now, base = float(self.optimizer.param_groups[0]["lr"]), scaled_lr(self.config)
+        if base is None or self.base_lrs[0] in (0.0, base):
             return now
         return now * base / self.base_lrs[0]
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps in one epoch."""
-        return self.train.steps_per_epoch
+        """Optimizer steps in the current epoch."""
+        return self.timeline.steps(self.state.epoch)
 
     @property
     def total_steps(self) -> int:
         """Optimizer steps of the whole training."""
-        return self.steps_per_epoch * self.config.trainer.epochs
+        return self.timeline.total
 
     def payload(self) -> dict[str, Any]:
         """Everything that a checkpoint holds."""
@@ -206,6 +216,7 @@ class Fit:
             "callbacks": {name: callback.state_dict() for name, callback in self.callbacks.items()},
             "random": random_state(self.device),
             **({} if self.carried is None else {"carried": [tensor.cpu() for tensor in self.carried]}),
+            **({"schedule": self.schedule.state_dict()} if isinstance(self.schedule, Watching) else {}),
             "data": {**self.feed.state_dict(), "train_samples": self.train.num_samples},
         }
 
@@ -221,6 +232,12 @@ class Fit:
                 f"the checkpoint was trained on {samples} {self.feed.unit}, but the training split now has "
                 f"{self.train.num_samples}: the data changed, so the run cannot be continued exactly; start a new run"
             )
+        epochs, before = self.config.trainer.epochs, payload["config"]["trainer"]["epochs"]
+        if self.config.data.batch_growth is not None and epochs != before and payload["state"]["step"]:
+            raise CheckpointError(
+                f"trainer.epochs was {before}, now {epochs}: with data.batch_growth the batch grows at shares of the "
+                "training, so the steps already taken would have been others; leave trainer.epochs"
+            )
         self.feed.check_unchanged(payload["data"])
         load_weights(self.model, payload["model"])
         if self.average is not None:
@@ -229,6 +246,8 @@ class Fit:
         if self.scaler is not None and payload["scaler"] is not None:
             self.scaler.load_state_dict(payload["scaler"])
         self.state.load_state_dict(payload["state"])
+        if isinstance(self.schedule, Watching) and "schedule" in payload:
+            self.schedule.load_state_dict(payload["schedule"])
         stop, tree = self.state.stop, self.config.to_tree()
         if stop is not None and stop.reason == "early_stopping":
             before, now = (t["callbacks"].get("early_stopping") for t in (payload["config"], tree))

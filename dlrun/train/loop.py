@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from dlrun.data.loaders import StreamingLoader
+from dlrun.optim.schedules import Watching
 from dlrun.tasks.base import complete
 from dlrun.train.evaluate import evaluate
 from dlrun.train.fit import EVENTS, Callback, Fit, log
@@ -50,7 +51,7 @@ class _Loop:
             fit.device,
             fit.regularizer,
         )
-        self.eval_steps = max(1, self.config.eval_every.steps(fit.steps_per_epoch))
+        self.evaluates = fit.timeline.beat(self.config.eval_every)
         self.waited = 0.0
         self.flushed_at = time.perf_counter()
         self.flushed_samples = fit.state.samples
@@ -101,7 +102,7 @@ class _Loop:
         """The hot path: between two flushes nothing here reads the device."""
         fit, state, step, task = self.fit, self.fit.state, self.step, self.fit.task
         schedule, groups, base_lrs = fit.schedule, fit.optimizer.param_groups, fit.base_lrs
-        steps_per_epoch, log_every, eval_steps = fit.steps_per_epoch, self.config.log_every, self.eval_steps
+        steps_per_epoch, log_every, evaluates = fit.steps_per_epoch, self.config.log_every, self.evaluates
         step_hooks, meters, average, clock = self.hooks["step_end"], fit.meters, fit.average, time.perf_counter
         while state.batch < steps_per_epoch and state.stop is None:
             begin = clock()
@@ -111,7 +112,7 @@ class _Loop:
             for group, lr in zip(groups, base_lrs, strict=True):
                 group["lr"] = lr * factor
             number = state.step + 1
-            flush = state.batch + 1 == steps_per_epoch or number % log_every == 0 or number % eval_steps == 0
+            flush = state.batch + 1 == steps_per_epoch or number % log_every == 0 or evaluates(number)
             output, norm = step(batch, fit.carried, want_norm=flush, number=state.step)
             fit.carried = output.carried
             size = task.size(batch)
@@ -172,7 +173,7 @@ class _Loop:
     def _evaluation_is_owed(self) -> bool:
         """Whether an evaluation is due after this step, or was when a signal cut it short."""
         state = self.fit.state
-        due = state.step % self.eval_steps == 0 or state.step == self.fit.total_steps
+        due = self.evaluates(state.step) or state.step == self.fit.total_steps
         return due and state.evaluated_step != state.step and (state.stop is None or state.stop.reason in RESUMABLE)
 
     def _evaluate(self) -> None:
@@ -200,6 +201,8 @@ class _Loop:
             metrics.update({f"val/{name}": value for name, value in values.items()})
         state.metrics.update(metrics)
         state.evaluated_step = state.step
+        if isinstance(fit.schedule, Watching):
+            fit.schedule.observe(state.step, metrics[fit.schedule.monitor])
         for hook in self.hooks["eval_end"]:
             hook(fit, metrics)
         # Evaluation is not training time: the rate of the next flush starts here.

@@ -7,6 +7,7 @@ from typing import cast
 import torch
 from torch import nn
 
+from dlrun.data.batch_sizes import BatchSizes, batch_sizes
 from dlrun.data.features import FeatureLoader
 from dlrun.data.feed import BatchLoader
 from dlrun.train.fit import Fit, log
@@ -45,10 +46,11 @@ def train_on_features(fit: Fit, head: Head) -> None:
         return FeatureLoader(
             outputs,
             labels,
-            batch_size=config.data.batch_size if train else config.data.eval_batch_size,
+            batch_size=batch_sizes(config) if train else BatchSizes(((0, config.data.eval_batch_size),)),
             seed=config.seed,
             shuffle=train,
             drop_last=train and config.data.drop_last,
+            limit=config.trainer.limit_batches if train else None,
         )
 
     fit.train.close()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from dlrun import checkpoint as files
+from dlrun.monitor import better
 from dlrun.registry import CALLBACKS
 from dlrun.train.fit import Callback, Fit, log
-from dlrun.train.monitor import better
 from dlrun.types import Mode, NonNegativeInt, PositiveDuration
 
 
@@ -50,11 +50,14 @@ class checkpoint(Callback):  # named as in YAML
         self._former: list[str] = []  # the best by another metric, before that was changed: never deleted
         self._regular_due = False
         self._fresh: float | None = None  # the metric of an evaluation that was not saved yet
+        self._beat: Callable[[int], bool] = bool
         self._saved_at = time.monotonic()
         self._out_of_space = False
 
     def fit_start(self, fit: Fit) -> None:
         """Clear what a killed process left behind."""
+        if self.every is not None and not self.every.is_time:
+            self._beat = fit.timeline.beat(self.every)
         folder = fit.run.checkpoints
         for path in folder.glob(".*.tmp"):
             path.unlink()
@@ -69,7 +72,7 @@ class checkpoint(Callback):  # named as in YAML
         if self.every.is_time:
             due = time.monotonic() - self._saved_at >= self.every.seconds
         else:
-            due = fit.state.step % max(1, self.every.steps(fit.steps_per_epoch)) == 0
+            due = self._beat(fit.state.step)
         if due:
             self._regular_due = True
             self._saved_at = time.monotonic()

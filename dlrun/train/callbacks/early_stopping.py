@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dlrun.monitor import better
 from dlrun.registry import CALLBACKS
 from dlrun.train.fit import Callback, Fit
-from dlrun.train.monitor import better
 from dlrun.types import Mode, NonNegativeFloat, PositiveInt
 
 

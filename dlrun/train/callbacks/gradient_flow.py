@@ -58,12 +58,13 @@ class gradient_flow(Callback):  # named as in YAML
                     file.truncate(self._size)
         except OSError as error:
             self._complain(error)
+        self._beat = fit.timeline.beat(self.every)
         if fit.state.step == 0:
             self._measure(fit)
 
     def step_end(self, fit: Fit) -> None:
         """Measure when it is time."""
-        if self._active and fit.state.step % max(1, self.every.steps(fit.steps_per_epoch)) == 0:
+        if self._active and self._beat(fit.state.step):
             self._measure(fit)
 
     def state_dict(self) -> dict[str, Any]:

@@ -87,8 +87,10 @@ class progress(Callback):  # named as in YAML
             return
         self._printed_at = now
         state = fit.state
-        done = state.step - state.first_step
-        left = (now - self._started_at) / max(done, 1) * (fit.total_steps - state.step)
+        # By epochs, not steps: an epoch takes about as long whatever its batches are.
+        done = float(fit.timeline.epoch(state.step) - fit.timeline.epoch(state.first_step))
+        ahead = float(fit.timeline.epoch(fit.total_steps) - fit.timeline.epoch(state.step))
+        left = (now - self._started_at) / done * ahead if done else 0.0
         shown = {name: value for name, value in metrics.items() if not name.endswith(("top5", "perplexity"))}
         logger.info(
             "epoch %*d/%d  step %d/%d  %s, ETA %s",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -54,6 +54,7 @@ class sample_text(Callback):  # named as in YAML
         self._size = 0
         self._vocabulary: Vocabulary | None = None
         self._failed = False
+        self._beat: Callable[[int], bool] = bool
 
     def fit_start(self, fit: Fit) -> None:
         """Look at the data; cut the file back to the checkpoint.
@@ -65,6 +66,7 @@ class sample_text(Callback):  # named as in YAML
         if not isinstance(vocabulary, Vocabulary) or fit.config.task.name != "language_modeling":
             log.warning("callbacks.sample_text: this run trains no language model, so there is no text to sample")
             return
+        self._beat = fit.timeline.beat(self.every)
         start_tokens(vocabulary, self.prompt, "callbacks.sample_text.prompt")
         self._vocabulary = vocabulary
         path = fit.run.path / "samples.txt"
@@ -77,7 +79,7 @@ class sample_text(Callback):  # named as in YAML
 
     def step_end(self, fit: Fit) -> None:
         """Write a text when it is time."""
-        if self._vocabulary is None or fit.state.step % max(1, self.every.steps(fit.steps_per_epoch)):
+        if self._vocabulary is None or not self._beat(fit.state.step):
             return
         try:
             text = self._write_text(fit, self._vocabulary)

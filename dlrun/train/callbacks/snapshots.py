@@ -61,8 +61,8 @@ class snapshots(Callback):  # named as in YAML
         """Steps done at which a snapshot is due."""
         total = fit.total_steps
         if self.every is not None:
-            interval = max(1, self.every.steps(fit.steps_per_epoch))
-            return tuple(range(interval, total + 1, interval))
+            due = fit.timeline.beat(self.every)
+            return tuple(step for step in range(1, total + 1) if due(step))
         if self.count is not None:
             return tuple(sorted({round(total * (i + 1) / self.count) for i in range(self.count)} - {0}))
         return cycle_ends([fit.schedule(step) for step in range(total)])
