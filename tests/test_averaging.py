@@ -21,6 +21,7 @@ from dlrun.errors import CheckpointError, UserError
 from dlrun.optim import averaging
 from dlrun.optim.averaging import cycle_ends, move
 from dlrun.reproducibility import seed_all
+from dlrun.timeline import Timeline
 from dlrun.train.average import WeightAverage
 from dlrun.train.callbacks.snapshots import snapshots
 from dlrun.train.evaluate import evaluate
@@ -40,32 +41,43 @@ STEPS = 9
 
 
 def test_the_shares_of_a_warm_start() -> None:
-    plan = averaging.ema(10, decay=0.995)
+    plan = averaging.ema(Timeline.even(10, 4), decay=0.995)
     kept = [1 - plan.share(n) for n in (0, 1, 2, 8, 89, 1789, 1790, 10**6)]
     assert kept == pytest.approx([0, 2 / 11, 3 / 12, 9 / 18, 90 / 99, 1790 / 1799, 0.995, 0.995], abs=1e-12)
-    cold = averaging.ema(10, decay=0.9, warm_start=False)
+    cold = averaging.ema(Timeline.even(10, 4), decay=0.9, warm_start=False)
     assert [cold.share(n) for n in (0, 1, 50)] == pytest.approx([1, 0.1, 0.1])
-    assert [averaging.swa(100, 10).share(n) for n in range(4)] == [1, 1 / 2, 1 / 3, 1 / 4]
+    assert [averaging.swa(Timeline.even(10, 10)).share(n) for n in range(4)] == [1, 1 / 2, 1 / 3, 1 / 4]
 
 
 def test_when_the_weights_are_looked_at() -> None:
     def looks(plan: averaging.Averaging) -> list[int]:
         return [step for step in range(1, 41) if plan.due(step)]
 
-    assert looks(averaging.ema(10)) == list(range(1, 41))
-    assert looks(averaging.ema(10, start=Duration(2, "ep"), every=Duration(5, "st"))) == [25, 30, 35, 40]
-    assert looks(averaging.swa(40, 10, start=0.5)) == [30, 40]
-    assert looks(averaging.swa(40, 10, start=0.0, every=Duration(15, "st"))) == [15, 30]
+    assert looks(averaging.ema(Timeline.even(10, 4))) == list(range(1, 41))
+    assert looks(averaging.ema(Timeline.even(10, 4), start=Duration(2, "ep"), every=Duration(5, "st"))) == [
+        25,
+        30,
+        35,
+        40,
+    ]
+    assert looks(averaging.swa(Timeline.even(10, 4), start=0.5)) == [30, 40]
+    # A growing batch makes shorter epochs.
+    assert looks(averaging.swa(Timeline((20, 10, 5, 5)), start=0.5)) == [30, 35, 40]
+    assert looks(averaging.ema(Timeline((20, 10, 5, 5)), every=Duration(1, "ep"))) == [20, 30, 35, 40]
+    assert looks(averaging.swa(Timeline.even(10, 4), start=0.0, every=Duration(15, "st"))) == [15, 30]
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (lambda: averaging.ema(10, every=Duration(0.01, "ep")), "every=0.01ep is shorter than one step"),
-        (lambda: averaging.ema(10, start=Duration(1, "min")), "start: 1min is a wall-clock time"),
         (
-            lambda: averaging.swa(30, 10, start=0.9),
-            "the first look would be after step 37, but the whole training has 30",
+            lambda: averaging.ema(Timeline.even(10, 4), every=Duration(0.01, "ep")),
+            "every=0.01ep is shorter than one step",
+        ),
+        (lambda: averaging.ema(Timeline.even(10, 4), start=Duration(1, "min")), "start: 1min is a wall-clock time"),
+        (
+            lambda: averaging.swa(Timeline.even(10, 3), start=0.9),
+            "the first look would be after the last of the 30 steps of the training",
         ),
     ],
 )
@@ -88,7 +100,7 @@ def moved(walk: list[list[float]], plan: averaging.Averaging) -> Tensor:
 @given(walks)
 def test_swa_is_the_mean(walk: list[list[float]]) -> None:
     expected = torch.tensor(walk, dtype=torch.float64).mean(0)
-    torch.testing.assert_close(moved(walk, averaging.swa(100, 1)), expected, rtol=0, atol=1e-11)
+    torch.testing.assert_close(moved(walk, averaging.swa(Timeline.even(1, 100))), expected, rtol=0, atol=1e-11)
 
 
 @given(walks, st.floats(0, 0.999))
@@ -97,7 +109,7 @@ def test_ema_is_the_weighted_sum_of_polyak(walk: list[list[float]], decay: float
     last = len(walk) - 1
     powers = [decay**last, *((1 - decay) * decay ** (last - i) for i in range(1, last + 1))]
     expected = (torch.tensor(powers, dtype=torch.float64)[:, None] * points).sum(0)
-    found = moved(walk, averaging.ema(1, decay=decay, warm_start=False))
+    found = moved(walk, averaging.ema(Timeline.even(1, 100), decay=decay, warm_start=False))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
 
 
@@ -106,10 +118,10 @@ def test_an_average_stays_among_the_weights_and_of_constant_weights_is_these(
     walk: list[list[float]], decay: float
 ) -> None:
     points = torch.tensor(walk, dtype=torch.float64)
-    found = moved(walk, averaging.ema(1, decay=decay))
+    found = moved(walk, averaging.ema(Timeline.even(1, 100), decay=decay))
     assert (found >= points.min(0).values - 1e-9).all()
     assert (found <= points.max(0).values + 1e-9).all()
-    constant = moved([walk[0]] * len(walk), averaging.ema(1, decay=decay))
+    constant = moved([walk[0]] * len(walk), averaging.ema(Timeline.even(1, 100), decay=decay))
     assert torch.equal(constant, points[0])
 
 
@@ -195,7 +207,7 @@ def test_tied_weights_stay_tied() -> None:
             self.other.weight = self.one.weight
 
     model = Tied()
-    average = WeightAverage(model, averaging.ema(1, decay=0.5, warm_start=False))
+    average = WeightAverage(model, averaging.ema(Timeline.even(1, 100), decay=0.5, warm_start=False))
     first = model.one.weight.detach().clone()
     average.look(1)
     with torch.no_grad():
@@ -236,7 +248,7 @@ def test_auxiliary_heads_keep_their_statistics(tmp_path: Path) -> None:
     fit = make_fit(tmp_path, *BN, callbacks={})
     model = Aided()
     model(torch.randn(5, 3))
-    plan = averaging.ema(1, batch_norm="recompute", batches=1)
+    plan = averaging.ema(Timeline.even(1, 100), batch_norm="recompute", batches=1)
     average = WeightAverage(model, plan)
     average.look(1)
 

@@ -102,13 +102,13 @@ def _evaluate_one(saved: Saved, request: Request, split: Split) -> dict[str, Any
     views = views_for(subject, request)
     show = getattr(subject.task, "examples", None)
     with explaining(saved.config):
-        scores = plain_scores(subject, split) if views is None else _augmented(subject, split, views)
+        count, scores = plain_scores(subject, split) if views is None else _augmented(subject, split, views)
         examples = {} if show is None else {"examples": show(subject.model, subject.feed, split, _EXAMPLES)}
     return {
         "checkpoint": subject.name,
         **({"weights": subject.kind} if subject.kind else {}),
         "split": split,
-        subject.feed.unit: subject.feed.sizes()[split],
+        subject.feed.unit: count,
         **subject.feed.facts(split),
         "step": subject.step,
         **scores,
@@ -116,17 +116,18 @@ def _evaluate_one(saved: Saved, request: Request, split: Split) -> dict[str, Any
     }
 
 
-def _augmented(subject: Subject, split: Split, views: Views) -> dict[str, Any]:
-    """With test-time augmentation, and without it."""
+def _augmented(subject: Subject, split: Split, views: Views) -> tuple[int, dict[str, Any]]:
+    """How many images there are, and the scores with test-time augmentation and without it."""
     plain, targets = classified(subject, split)
     outputs, _ = classified(subject, split, views)
-    return {
+    scores = {
         "loss": likelihood(outputs, targets),
         **rates(subject, outputs, targets),
         "tta": tta_facts(views),
         "plain": {"loss": likelihood(plain, targets), **rates(subject, plain, targets)},
         **by_class(subject, outputs, targets),
     }
+    return len(targets), scores
 
 
 def _print_all(reports: Sequence[dict[str, Any]]) -> None:

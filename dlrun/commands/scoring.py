@@ -96,33 +96,39 @@ def open_subject(saved: Saved, request: Request) -> Subject:
     return Subject(saved, kind, feed, build_task(config, feed.arguments), model, device)
 
 
-def plain_scores(subject: Subject, split: Split) -> dict[str, Any]:
+def plain_scores(subject: Subject, split: Split) -> tuple[int, dict[str, Any]]:
     """Loss and metrics as in training; where samples have classes, also those of each class.
+
+    Returns:
+        What was evaluated, in the unit of the feed, and the scores.
 
     Raises:
         UserError: if the data have no such split.
     """
+    loader = subject.loader(split)
+    try:
+        return loader.num_samples, _scores(subject, loader)
+    finally:
+        loader.close()
+
+
+def _scores(subject: Subject, loader: BatchLoader) -> dict[str, Any]:
     from dlrun.tasks.base import complete
     from dlrun.train.evaluate import evaluate
 
-    loader = subject.loader(split)
-    precision = subject.saved.config.trainer.precision
-    try:
-        if subject.saved.config.task.name == "sequence_labeling":
-            return _tag_scores(subject, loader)
-        detail = getattr(subject.task, "detail", None)
-        if subject.feed.classes is None and detail is None:
-            return evaluate(subject.model, loader, subject.task, precision, subject.device) or {}
-        outputs, targets = _predict(subject, subject.model, loader)
-    finally:
-        loader.close()
-    if detail is not None:
-        loss = float(subject.task.loss(outputs, targets))
-        scores = complete(subject.task, {"loss": loss, **rates(subject, outputs, targets)})
-        return {**scores, **detail(outputs, targets, subject.feed.outputs)}
+    config = subject.saved.config
+    if config.task.name == "sequence_labeling":
+        return _tag_scores(subject, loader)
+    detail = getattr(subject.task, "detail", None)
+    if subject.feed.classes is None and detail is None:
+        return evaluate(subject.model, loader, subject.task, config.trainer.precision, subject.device) or {}
+    outputs, targets = _predict(subject, subject.model, loader)
     # First the loss, whose place in the report is the first.
     loss = float(subject.task.loss(outputs, targets))
-    return {"loss": loss, **rates(subject, outputs, targets), **by_class(subject, outputs, targets)}
+    if detail is None:
+        return {"loss": loss, **rates(subject, outputs, targets), **by_class(subject, outputs, targets)}
+    scores = complete(subject.task, {"loss": loss, **rates(subject, outputs, targets)})
+    return {**scores, **detail(outputs, targets, subject.feed.outputs)}
 
 
 def _tag_scores(subject: Subject, loader: BatchLoader) -> dict[str, Any]:
