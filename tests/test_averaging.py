@@ -72,7 +72,7 @@ def test_when_the_weights_are_looked_at() -> None:
     [
         (
             lambda: averaging.ema(Timeline.even(10, 4), every=Duration(0.01, "ep")),
-            "every=0.01ep is shorter than one step",
+            "every: 0.01ep is shorter than one step",
         ),
         (lambda: averaging.ema(Timeline.even(10, 4), start=Duration(1, "min")), "start: 1min is a wall-clock time"),
         (
