@@ -57,6 +57,7 @@ def test_the_interval_is_that_of_scipy(values: list[float]) -> None:
         assert found.interval == pytest.approx((low, high), rel=1e-6, abs=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:Precision loss")  # scipy, where one side does not vary
 @given(first=VALUES, second=VALUES)
 def test_the_difference_is_welchs_test(first: list[float], second: list[float]) -> None:
     one, other = measured(first), measured(second)
