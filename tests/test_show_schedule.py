@@ -79,7 +79,8 @@ def test_every_schedule_is_shown(name: str, dlrun: Dlrun) -> None:
         (("schedule", "cosine", "schedule.finl=1"), "unknown key: schedule 'cosine' has no option 'finl'"),
         (("schedule", "cosine", "steps=0"), "steps=0: must be a whole number >= 1"),
         (("schedule", "cosine", "schedule.warmup=40ep"), "schedule.warmup=40ep is 4000 steps, but the whole"),
-        (("model", "mlp", "steps=3"), "steps= means nothing here"),
+        (("model", "mlp", "steps=3"), "'steps=3' means nothing here"),
+        (("schedule", "cosine", "draws=3"), "'draws=3' means nothing here"),
         (("optimizer", "sgd", "trainer.epochs=3"), "'trainer.epochs=3' means nothing here"),
     ],
 )

@@ -80,6 +80,11 @@ def _show_schedule(name: str, request: Request) -> None:
     """Its options, and the rate over a training: that of config= and the overrides, or else of the defaults."""
     from dlrun.commands.show_schedule import schedule_config, show_curve
 
+    foreign = [key for key in request.reserved if key not in ("config", "steps")]
+    if foreign:
+        raise UserError(
+            f"{f'{foreign[0]}={request.reserved[foreign[0]]}'!r} means nothing here: it is for show augment"
+        )
     config = schedule_config(name, request)
     steps = request.whole("steps")
     curve = show_curve(config, steps)
@@ -150,8 +155,6 @@ def _load_plugins(request: Request) -> None:
     others = [*own, *(word for word in request.overrides if not word.startswith("plugins="))]
     if others:
         raise UserError(f"{others[0]!r} means nothing here: list and show take config= and plugins= only")
-    if "steps" in request.reserved:
-        raise UserError("steps= means nothing here: it is for the curve of a schedule (dlrun show schedule cosine)")
     if request.reserved or request.overrides:
         # The whole configuration is checked: a plug-in with a misspelt name must not just be missing from the list.
         load_config(request.reserved.get("config"), request.overrides)
