@@ -282,7 +282,7 @@ def _results(fit: Fit, started: float) -> dict[str, Any]:
     if fit.config.fold is not None:
         from dlrun.commands.out_of_fold import keep_predictions
 
-        keep_predictions(fit, fit.model)
+        keep_predictions(fit, model)
     return results
 
 
