@@ -43,7 +43,7 @@ from dlrun.registry import AUGMENTATIONS
 from dlrun.types import Fraction
 
 @AUGMENTATIONS.register
-class invert:
+class negative_of_mine:
     \"\"\"Black for white.\"\"\"
 
     def __init__(self, p: Fraction = 1.0):
@@ -138,7 +138,7 @@ def test_a_callback_and_an_augmentation_of_ones_own(tmp_path: Path, dlrun: Dlrun
         "trainer.epochs=2",
         "plugins=[counter, tricks]",
         "callbacks.count_epochs={}",
-        "augment=[{name: invert, p: 0.5}]",
+        "augment=[{name: negative_of_mine, p: 0.5}]",
     )
     assert done.code == 0, done.text
     run = the_run(tmp_path)

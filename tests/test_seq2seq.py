@@ -520,7 +520,7 @@ def test_without_attention_nothing_is_drawn(dlrun: Dlrun) -> None:
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("model=rnn", "needs images or text"),
+        ("model=rnn", "needs images, text or labelled sequences"),
         ("model=linear", "needs input_shape and num_classes, which data 'pairs' (pairs) do not have"),
         ("task=language_modeling", "task 'language_modeling' needs vocabulary_size"),
         ("data=text", "model 'seq2seq' needs source_size and target_size, which data 'text' (text) do not have"),
