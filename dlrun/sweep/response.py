@@ -1,0 +1,152 @@
+"""How the scores of trials respond to the axes of the space: a fit to their ranks.
+
+The scores become ranks, so that one lucky or one terrible trial weighs no more than its place. A sum of one parabola
+per axis (and one level per value of a choice) is fitted to them in the positions of the axes, the scale in which they
+were drawn. Resampled fits say how sure it is.
+
+Letters used below: N trials with a score, K columns of one axis.
+
+Source: Bergstra and Bengio 2012, "Random search for hyper-parameter optimization" (few axes matter, and which differs);
+    Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 9 (resampling pairs in regression).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from dlrun.sweep.space import Axis, Numeric, Space
+
+Floats = npt.NDArray[np.float64]
+
+RESAMPLES = 400
+LEAST_TRIALS = 8
+"""Trials with a score below which nothing is concluded."""
+_SPARE = 8
+"""Trials more than columns from which all axes are fitted together; with fewer, each alone."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One trial, as it is judged.
+
+    Attributes:
+        positions: key of the axis -> position in [0, 1]; axes whose condition did not hold are absent.
+        score: greater is better; None if there is none, because it diverged or failed.
+        budget: how far it was trained (epochs): a trial that was stopped early ranks behind all that went on.
+        diverged: its loss exploded or became NaN.
+    """
+
+    positions: Mapping[str, float]
+    score: float | None
+    budget: float = 0.0
+    diverged: bool = False
+
+
+class Response:
+    """The fit to the ranks of trials.
+
+    Args:
+        space: the axes.
+        outcomes: of the trials; those without a score and those that diverged are left out.
+        seed: of the resampling.
+    """
+
+    def __init__(self, space: Space, outcomes: Sequence[Outcome], seed: int = 0) -> None:
+        self.scored = [outcome for outcome in outcomes if outcome.score is not None and not outcome.diverged]
+        count = len(self.scored)
+        self.ranks = _ranks(self.scored)
+        self._rows = np.random.default_rng(seed).integers(0, max(count, 1), (RESAMPLES, count))
+        self._blocks = [_columns(axis, self.scored) for axis in space]
+        self._together = count >= 1 + sum(block.shape[1] for block in self._blocks) + _SPARE
+
+    def known(self, axis: int) -> bool:
+        """Whether there are trials enough, and different ones along the axis of this number."""
+        return len(self.scored) >= LEAST_TRIALS and self._blocks[axis].shape[1] > 0
+
+    def best(self, key: str) -> float:
+        """Position of the best trial on an axis; the middle if the axis was not active in it."""
+        return self.scored[int(self.ranks.argmax())].positions.get(key, 0.5)
+
+    def p_value(self, axis: int) -> float:
+        """Of the F-test that the axis of this number does nothing beside the others, in [0, 1]."""
+        columns = self._blocks[axis].shape[1]
+        without, with_it, free = self._residuals(axis)
+        return float(stats.f.sf((without - with_it) / columns / max(with_it / free, 1e-12), columns, free))
+
+    def refits(self, axis: int) -> Floats:
+        """(RESAMPLES, K) weights of an axis's columns, each fitted to as many trials drawn with replacement."""
+        block = self._blocks[axis]
+        design = _design([block, *self._others(axis)], len(self.ranks))
+        # A trace of ridge: a resample may have too few different trials for all columns.
+        ridge = 1e-3 * np.eye(design.shape[1])
+        drawn, targets = design[self._rows], self.ranks[self._rows]
+        squares = np.einsum("bnk,bnl->bkl", drawn, drawn) + ridge
+        weights = np.linalg.solve(squares, np.einsum("bnk,bn->bk", drawn, targets)[..., None])[..., 0]
+        part: Floats = weights[:, 1 : 1 + block.shape[1]]
+        return part
+
+    def importance(self, axis: int) -> float:
+        """Share of the variance of the ranks that an axis explains beside the others, in [0, 1]; NaN if not known.
+
+        Source: Hutter, Hoos and Leyton-Brown 2014, "An efficient approach for assessing hyperparameter importance"
+            (the share of the variance; there of a random forest, here of the additive fit).
+        """
+        if not self.known(axis):
+            return float("nan")
+        without, with_it, _ = self._residuals(axis)
+        return max(0.0, (without - with_it) / float(((self.ranks - self.ranks.mean()) ** 2).sum()))
+
+    def _others(self, axis: int) -> list[Floats]:
+        return [block for i, block in enumerate(self._blocks) if i != axis] if self._together else []
+
+    def _residuals(self, axis: int) -> tuple[float, float, int]:
+        others, count = self._others(axis), len(self.ranks)
+        full = _design([self._blocks[axis], *others], count)
+        return _residual(_design(others, count), self.ranks), _residual(full, self.ranks), count - full.shape[1]
+
+
+def parabola(positions: Floats) -> Floats:
+    """(M,) positions to (M, 2) columns: a line and a parabola that are uncorrelated over [0, 1]."""
+    centred = 2 * positions - 1
+    return np.stack([centred, centred**2 - 1 / 3], axis=1)
+
+
+def _ranks(scored: Sequence[Outcome]) -> Floats:
+    """(N,) in (0, 1), 1 is best; equal trials share their mean rank."""
+    keys = [(outcome.budget, outcome.score) for outcome in scored]
+    places = {key: place for place, key in enumerate(sorted(set(keys)))}
+    ranked: Floats = np.asarray(stats.rankdata([places[key] for key in keys]), dtype=np.float64)
+    return (ranked - 0.5) / max(len(scored), 1)
+
+
+def _columns(axis: Axis, scored: Sequence[Outcome]) -> Floats:
+    """(N, K): a line and a parabola, or one level per value of a choice but the last; 0 where it is not active."""
+    positions = np.array([outcome.positions.get(axis.key, np.nan) for outcome in scored], dtype=np.float64)
+    active = ~np.isnan(positions)
+    if isinstance(axis.distribution, Numeric):
+        block = parabola(np.where(active, positions, 0.5))
+        block[~active] = 0.0
+        different = len(set(positions[active].tolist()))
+        part: Floats = block[:, : max(0, min(2, different - 1))]
+        return part
+    count = len(axis.distribution.values)
+    levels = np.eye(count)[np.clip((np.where(active, positions, 0.0) * count).astype(int), 0, count - 1)]
+    levels[~active] = 0.0
+    present = [i for i in range(count) if levels[:, i].any()]
+    chosen: Floats = levels[:, present[:-1]]
+    return chosen
+
+
+def _design(blocks: Sequence[Floats], rows: int) -> Floats:
+    return np.concatenate([np.ones((rows, 1)), *blocks], axis=1)
+
+
+def _residual(design: Floats, ranks: Floats) -> float:
+    weights, *_ = np.linalg.lstsq(design, ranks, rcond=None)
+    rest: Floats = ranks - design @ weights
+    return float(rest @ rest)

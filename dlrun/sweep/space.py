@@ -1,0 +1,314 @@
+"""The search space: the axes, and the values at their positions.
+
+Everything that searches or judges works on *positions*: 0 at one end of an axis, 1 at the other, uniform in between.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import yaml
+
+Scale = Literal["linear", "log", "logit"]
+SHAPES: dict[str, tuple[Scale, bool]] = {
+    "uniform": ("linear", False),
+    "log": ("log", False),
+    "logit": ("logit", False),
+    "int": ("linear", True),
+    "int_log": ("log", True),
+}
+"""Name of an interval in YAML -> its scale, and whether its values are whole numbers."""
+_DIGITS = 6
+"""Significant digits of a drawn number: enough for any hyperparameter, and short in a command line."""
+DECADES = 1.5
+"""Width of a positive range, in powers of ten, from which drawing it evenly is most likely a mistake."""
+
+
+@dataclass(frozen=True)
+class Numeric:
+    """An interval of numbers.
+
+    Attributes:
+        scale: in what the draws are uniform: the number itself, its logarithm, or log(x / (1 - x)).
+        low: lower end, included; > 0 for log, in (0, 1) for logit.
+        high: upper end, included; > ``low``.
+        integer: whether the values are whole numbers.
+
+    Raises:
+        ValueError: if the ends do not fit the scale or each other.
+
+    Source: Bergstra and Bengio 2012, "Random search for hyper-parameter optimization", section 2 (draws in log space).
+    """
+
+    scale: Scale
+    low: float
+    high: float
+    integer: bool = False
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            raise ValueError("the ends must be finite numbers")
+        if self.integer and (self.low != int(self.low) or self.high != int(self.high)):
+            raise ValueError(f"the ends must be whole numbers, got {self.low:g} and {self.high:g}")
+        if self.low >= self.high:
+            raise ValueError(f"the first end must be less than the second, got {self.low:g} and {self.high:g}")
+        if self.scale == "log" and self.low <= 0:
+            raise ValueError(f"a logarithm needs ends > 0, got {self.low:g}")
+        if self.scale == "logit" and not (self.low > 0 and self.high < 1):
+            raise ValueError(f"the ends must lie between 0 and 1, got {self.low:g} and {self.high:g}")
+
+    def at(self, position: float) -> int | float:
+        """The value at a position in [0, 1]; of whole numbers, each has an equal part of the axis (in its scale)."""
+        if not self.integer and not 0 < position < 1:
+            return float(self.low if position <= 0 else self.high)
+        low, high = self._ends()
+        value = self._inverse(low + position * (high - low))
+        if self.integer:
+            return int(min(max(math.floor(value + 0.5), self.low), self.high))
+        return float(min(max(float(f"{value:.{_DIGITS}g}"), self.low), self.high))
+
+    def position(self, value: Any) -> float:
+        """Where a value lies, in [0, 1]; the inverse of :meth:`at` but for rounding.
+
+        Raises:
+            ValueError: if it is no number of the interval.
+        """
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not self.low <= value <= self.high:
+            raise ValueError(f"{value!r} is not in {self}")
+        low, high = self._ends()
+        return min(max((self._forward(float(value)) - low) / (high - low), 0.0), 1.0)
+
+    def between(self, begin: float, end: float) -> Numeric:
+        """The part between two positions, or more than the whole: positions below 0 and above 1 extend it.
+
+        Ends are rounded to two digits outwards; of whole numbers to whole ones, at least one apart.
+        """
+        low, high = self._ends()
+        first, last = (self._inverse(low + at * (high - low)) for at in (begin, end))
+        if self.integer:
+            floor = 1 if self.scale == "log" else -math.inf
+            small = max(math.floor(first + 0.5), floor)
+            return replace(self, low=small, high=max(math.ceil(last - 0.5), small + 1))
+        return replace(self, low=_round(first, down=True, scale=self.scale), high=_round(last, False, self.scale))
+
+    def grid(self, points: int) -> tuple[int | float, ...]:
+        """``points`` values at equal distances from end to end, the ends included; of whole numbers no value twice."""
+        values = (self.at(i / (points - 1)) if points > 1 else self.at(0.5) for i in range(points))
+        return tuple(dict.fromkeys(values))
+
+    def _ends(self) -> tuple[float, float]:
+        half = 0.5 if self.integer else 0.0
+        return self._forward(self.low - half), self._forward(self.high + half)
+
+    def _forward(self, value: float) -> float:
+        if self.scale == "log":
+            return math.log(value)
+        return math.log(value / (1 - value)) if self.scale == "logit" else value
+
+    def _inverse(self, value: float) -> float:
+        if self.scale == "log":
+            return math.exp(value)
+        return 1 / (1 + math.exp(-value)) if self.scale == "logit" else value
+
+    def __str__(self) -> str:
+        name = next(name for name, shape in SHAPES.items() if shape == (self.scale, self.integer))
+        return f"{name}({number(self.low)}, {number(self.high)})"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Some values without an order.
+
+    Attributes:
+        values: two or more different plain values of YAML.
+    """
+
+    values: tuple[Any, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.values) < 2:
+            raise ValueError("a choice needs two values or more; one value needs no choice")
+        if any(same(a, b) for a, b in itertools.combinations(self.values, 2)):
+            raise ValueError(f"the values must differ, got {self}")
+
+    def at(self, position: float) -> Any:
+        """The value at a position in [0, 1]; each has an equal part."""
+        return self.values[min(int(position * len(self.values)), len(self.values) - 1)]
+
+    def position(self, value: Any) -> float:
+        """The middle of a value's part.
+
+        Raises:
+            ValueError: if it is none of the values.
+        """
+        for i, known in enumerate(self.values):
+            if same(known, value):
+                return (i + 0.5) / len(self.values)
+        raise ValueError(f"{value!r} is not in {self}")
+
+    def grid(self, points: int) -> tuple[Any, ...]:
+        """All values, however many points are asked for."""
+        return self.values
+
+    def __str__(self) -> str:
+        return f"choice({', '.join(plain(value) for value in self.values)})"
+
+
+Distribution = Numeric | Choice
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Holds where an axis or a setting has one of some values.
+
+    Attributes:
+        key: of the axis or setting.
+        values: for which it holds.
+    """
+
+    key: str
+    values: tuple[Any, ...]
+
+    def holds(self, value: Any) -> bool:
+        """Whether ``value`` is one of the values."""
+        return any(same(value, known) for known in self.values)
+
+    def __str__(self) -> str:
+        if len(self.values) == 1:
+            return f"{self.key}={plain(self.values[0])}"
+        return f"{self.key} in [{', '.join(plain(value) for value in self.values)}]"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One hyperparameter that is searched.
+
+    Attributes:
+        key: path in the configuration, such as ``optimizer.lr``.
+        distribution: its values.
+        when: only where this holds; None: always.
+    """
+
+    key: str
+    distribution: Distribution
+    when: Condition | None = None
+
+    def __str__(self) -> str:
+        return f"{self.distribution}" + (f" when {self.when}" if self.when is not None else "")
+
+
+Space = tuple[Axis, ...]
+
+
+def wide_without_log(axis: Axis) -> str | None:
+    """What to write instead, if an axis draws a positive range of several powers of ten evenly; else None.
+
+    Nine of ten draws of ``uniform(1e-4, 1e-1)`` lie above 0.01.
+    """
+    spread = axis.distribution
+    if not isinstance(spread, Numeric) or spread.scale != "linear" or spread.low <= 0:
+        return None
+    if math.log10(spread.high / spread.low) < DECADES:
+        return None
+    return str(replace(spread, scale="log"))
+
+
+def draw(space: Space, positions: Mapping[str, float], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The values at some positions; axes whose condition does not hold are left out.
+
+    Args:
+        space: the axes.
+        positions: key -> position in [0, 1], of all axes.
+        settings: key -> value of what is not searched and conditions ask for.
+    """
+    values: dict[str, Any] = {}
+    for axis in in_order(space):
+        if active(axis, values, settings):
+            values[axis.key] = axis.distribution.at(positions[axis.key])
+    return {axis.key: values[axis.key] for axis in space if axis.key in values}
+
+
+def active(axis: Axis, values: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    """Whether an axis is searched beside these values of the axes that it depends on."""
+    if axis.when is None:
+        return True
+    if axis.when.key in values:
+        return axis.when.holds(values[axis.when.key])
+    return axis.when.key in settings and axis.when.holds(settings[axis.when.key])
+
+
+def in_order(space: Space) -> Space:
+    """The axes with those first that others depend on.
+
+    Raises:
+        ValueError: if conditions depend on each other in a circle.
+    """
+    keys = {axis.key for axis in space}
+    done: dict[str, Axis] = {}
+    while len(done) < len(space):
+        ready = [
+            axis
+            for axis in space
+            if axis.key not in done and (axis.when is None or axis.when.key not in keys or axis.when.key in done)
+        ]
+        if not ready:
+            left = ", ".join(axis.key for axis in space if axis.key not in done)
+            raise ValueError(f"the conditions of {left} depend on each other in a circle")
+        done.update((axis.key, axis) for axis in ready)
+    return tuple(done.values())
+
+
+def grid(space: Space, points: int, settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """All combinations of values, each once; of what depends on others only where its condition holds.
+
+    Args:
+        space: the axes.
+        points: values of each interval.
+        settings: as for :func:`draw`.
+    """
+
+    def extend(values: dict[str, Any], rest: Sequence[Axis]) -> Iterator[dict[str, Any]]:
+        if not rest:
+            yield {axis.key: values[axis.key] for axis in space if axis.key in values}
+        elif not active(rest[0], values, settings):
+            yield from extend(values, rest[1:])
+        else:
+            for value in rest[0].distribution.grid(points):
+                yield from extend({**values, rest[0].key: value}, rest[1:])
+
+    yield from extend({}, in_order(space))
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equality of YAML values: true is not 1, but 1 is 1.0."""
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
+
+
+def plain(value: Any) -> str:
+    """A value in one line of YAML."""
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, str) and any(mark in value for mark in ",()[]{}'\""):
+        return "'" + value.replace("'", "''") + "'"
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**9).strip()
+    return text.removesuffix("...").strip()
+
+
+def number(value: float) -> str:
+    """The shortest way to write a number: ``1e-06``, ``0.5``, ``64``."""
+    return f"{value:.12g}"
+
+
+def _round(value: float, down: bool, scale: Scale) -> float:
+    """To two digits (of the distance to 1 for logit above 1/2), away from the inside of an interval."""
+    if scale == "logit" and value > 0.5:
+        return 1 - _round(1 - value, not down, "log")
+    if value == 0:
+        return 0.0
+    unit = 10.0 ** (math.floor(math.log10(abs(value))) - 1)
+    rounded = (math.floor if down else math.ceil)(round(value / unit, 6)) * unit
+    return float(f"{rounded:.{_DIGITS}g}")

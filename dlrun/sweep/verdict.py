@@ -1,0 +1,195 @@
+"""What the trials say of each axis of the space: extend it, zoom into it, fix it, or keep away from a part of it.
+
+An F-test says whether an axis matters at all, a bootstrap over the trials where its best position is
+(:mod:`dlrun.sweep.response`). The single best trial, which says little in a space of several dimensions, is not asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from scipy import stats
+
+from dlrun.sweep.response import Outcome, Response, parabola
+from dlrun.sweep.space import Axis, Choice, Numeric, Space, number, plain
+
+Kind = Literal["low_edge", "high_edge", "inside", "no_influence", "values", "unclear"]
+Side = Literal["above", "below"]
+
+SIGNIFICANCE = 0.01
+"""Share of axes without influence that are taken for one with."""
+EDGE = 0.1
+"""Part of an axis at each end in which a best position counts as being at the edge."""
+_GRID = np.linspace(0.0, 1.0, 101)
+_MARGIN = 0.1
+_LEAST_WIDTH = 0.2
+_DIVERGED_BEYOND, _DIVERGED_BEFORE, _LEAST_DIVERGED, _SURE = 0.8, 0.25, 3, 1e-3
+_UNLIKELY_BEST = 0.05
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the trials say of one axis.
+
+    Attributes:
+        axis: of which.
+        kind: ``low_edge``, ``high_edge``: the best lie at this end; ``inside``: between the ends; ``no_influence``;
+            ``values``: some values of a choice are better; ``unclear``: too few trials to tell.
+        best: positions between which the best is in 8 of 10 resamples; for a choice the middles of its best values.
+        confidence: share of the resamples that say so; of ``no_influence`` the p-value of the F-test.
+        infeasible: (side, position): trials on this side of the position diverged.
+        next: the axis for the next stage: a narrower or wider one, or a single value.
+        text: one line for the user.
+    """
+
+    axis: Axis
+    kind: Kind
+    best: tuple[float, ...]
+    confidence: float
+    infeasible: tuple[Side, float] | None
+    next: Axis | Any
+    text: str
+
+    @property
+    def fixed(self) -> bool:
+        """Whether ``next`` is a single value."""
+        return not isinstance(self.next, Axis)
+
+
+def judge(space: Space, outcomes: Sequence[Outcome], seed: int = 0) -> tuple[Verdict, ...]:
+    """A verdict for each axis.
+
+    Args:
+        space: the axes that were searched.
+        outcomes: all trials of the stage.
+        seed: of the resampling.
+    """
+    response = Response(space, outcomes, seed)
+    verdicts = []
+    for i, axis in enumerate(space):
+        infeasible = _infeasible(axis, outcomes)
+        if not response.known(i):
+            verdicts.append(_unclear(axis, infeasible, len(response.scored)))
+        elif isinstance(axis.distribution, Choice):
+            verdicts.append(_of_choice(axis, axis.distribution, i, response))
+        else:
+            verdicts.append(_of_interval(axis, axis.distribution, i, response, infeasible))
+    return tuple(verdicts)
+
+
+def _infeasible(axis: Axis, outcomes: Sequence[Outcome]) -> tuple[Side, float] | None:
+    """The side of an interval on which nearly all trials diverge, and where it begins."""
+    if not isinstance(axis.distribution, Numeric):
+        return None
+    known = [
+        (outcome.positions[axis.key], outcome.diverged)
+        for outcome in outcomes
+        if axis.key in outcome.positions and (outcome.diverged or outcome.score is not None)
+    ]
+    total = sum(diverged for _, diverged in known)
+    if total < _LEAST_DIVERGED or total == len(known):
+        return None
+    best: tuple[float, Side, float, int, int] | None = None
+    sides: tuple[Side, Side] = ("above", "below")
+    for side in sides:
+        ordered = sorted(known, key=lambda pair: pair[0], reverse=side == "above")
+        beyond = 0
+        # From the end of the axis inwards: how many of the first `size` diverged.
+        for size, (position, diverged) in enumerate(ordered[:-1], 1):
+            beyond += diverged
+            share = beyond / size, (total - beyond) / (len(known) - size)
+            clear = size >= _LEAST_DIVERGED and share[0] >= _DIVERGED_BEYOND and share[1] <= _DIVERGED_BEFORE
+            if clear and (best is None or share[0] - share[1] > best[0]):
+                best = (share[0] - share[1], side, (position + ordered[size][0]) / 2, beyond, size)
+    if best is None:
+        return None
+    _, side, where, beyond, size = best
+    table = np.array([[beyond, size - beyond], [total - beyond, len(known) - size - (total - beyond)]])
+    return (side, where) if stats.fisher_exact(table, alternative="greater")[1] < _SURE else None
+
+
+def _unclear(axis: Axis, infeasible: tuple[Side, float] | None, count: int) -> Verdict:
+    text = f"only {count} trials have a score: too few to tell"
+    if infeasible is None or not isinstance(axis.distribution, Numeric):
+        return Verdict(axis, "unclear", (), 0.0, infeasible, axis, text)
+    low, high = _feasible(infeasible)
+    narrowed = Axis(axis.key, axis.distribution.between(low, high), axis.when)
+    text = f"{text}; {_told(axis.distribution, infeasible)}: next {narrowed.distribution}"
+    return Verdict(axis, "unclear", (), 0.0, infeasible, narrowed, text)
+
+
+def _feasible(infeasible: tuple[Side, float] | None) -> tuple[float, float]:
+    if infeasible is None:
+        return 0.0, 1.0
+    side, where = infeasible
+    return (0.0, where) if side == "above" else (where, 1.0)
+
+
+def _told(spread: Numeric, infeasible: tuple[Side, float]) -> str:
+    side, where = infeasible
+    return f"trials {side} {number(float(f'{spread.at(where):.2g}'))} diverge"
+
+
+def _of_interval(
+    axis: Axis, spread: Numeric, i: int, response: Response, infeasible: tuple[Side, float] | None
+) -> Verdict:
+    low, high = _feasible(infeasible)
+    fits, p_value = response.refits(i), response.p_value(i)
+    grid = _GRID[(low <= _GRID) & (high >= _GRID)]
+    curves = fits @ parabola(grid)[:, : fits.shape[1]].T
+    best = grid[curves.argmax(axis=1)]
+    begin, end = (float(value) for value in np.quantile(best, [0.1, 0.9]))
+    warning = "" if infeasible is None else f"; {_told(spread, infeasible)}"
+
+    def verdict(kind: Kind, confidence: float, following: Axis | Any, text: str) -> Verdict:
+        return Verdict(axis, kind, (begin, end), confidence, infeasible, following, text + warning)
+
+    def part(first: float, last: float) -> Axis:
+        return Axis(axis.key, spread.between(first, last), axis.when)
+
+    if p_value > SIGNIFICANCE and infeasible is None:
+        value = spread.at(response.best(axis.key))
+        text = f"no influence: fix it, e.g. at {number(value)} of the best trial"
+        return verdict("no_influence", p_value, value, text)
+    if p_value > SIGNIFICANCE:
+        rest = part(low, high)
+        return verdict("no_influence", p_value, rest, f"no influence where it trains: keep to {rest.distribution}")
+    at_low, at_high = float(np.mean(best <= low + EDGE)), float(np.mean(best >= high - EDGE))
+    if at_low > 0.5 and low == 0.0:
+        extended = part(-0.5, 0.5)
+        text = f"the best crowd the lower edge {number(spread.low)}: extend to {extended.distribution}"
+        return verdict("low_edge", at_low, extended, text)
+    if at_high > 0.5 and high == 1.0:
+        extended = part(0.5, 1.5)
+        text = f"the best crowd the upper edge {number(spread.high)}: extend to {extended.distribution}"
+        return verdict("high_edge", at_high, extended, text)
+    first, last = max(begin - _MARGIN, low), min(end + _MARGIN, high)
+    missing = max(0.0, _LEAST_WIDTH - (last - first)) / 2
+    zoomed = part(max(first - missing, low), min(last + missing, high))
+    inside = float(np.mean((best >= first) & (best <= last)))
+    return verdict("inside", inside, zoomed, f"the best lie inside: zoom to {zoomed.distribution}")
+
+
+def _of_choice(axis: Axis, choice: Choice, i: int, response: Response) -> Verdict:
+    fits, p_value, count = response.refits(i), response.p_value(i), len(choice.values)
+    found = {outcome.positions[axis.key] for outcome in response.scored if axis.key in outcome.positions}
+    present = sorted({min(int(position * count), count - 1) for position in found})
+    # The last value that occurs has the level 0.
+    levels = np.concatenate([fits, np.zeros((len(fits), 1))], axis=1)
+    wins = np.bincount(levels.argmax(axis=1), minlength=len(present)) / len(fits)
+    if p_value > SIGNIFICANCE:
+        value = choice.at(response.best(axis.key))
+        text = f"no influence: fix it, e.g. at {plain(value)} of the best trial"
+        return Verdict(axis, "no_influence", (), p_value, None, value, text)
+    # A value that was never drawn is not out of the race.
+    kept = [i for i in range(count) if i not in present or wins[present.index(i)] > _UNLIKELY_BEST]
+    values = tuple(choice.values[i] for i in kept)
+    top = choice.values[present[int(wins.argmax())]]
+    following: Axis | Any = values[0] if len(values) == 1 else Axis(axis.key, Choice(values), axis.when)
+    named = ", ".join(plain(value) for value in values)
+    text = f"{plain(top)} is best: fix it" if len(values) == 1 else f"{plain(top)} is best so far; keep {named}"
+    best = tuple((i + 0.5) / count for i in kept)
+    return Verdict(axis, "values", best, float(wins.max()), None, following, text)
