@@ -31,11 +31,21 @@ def load_config(config: str | None, overrides: Sequence[str], *, places_needed: 
     Raises:
         ConfigError: listing every problem found.
     """
-    composed = compose(config, overrides)
+    composed = _without_axes(compose(config, overrides))
     if not places_needed:
         load_plugins(composed)
         _fill_places(composed.tree.get("data"))
     return _finish(composed)
+
+
+def _without_axes(composed: Composed) -> Composed:
+    """Refuse distributions in the place of values: one run has one value."""
+    refused = [
+        f"{axis.where}: {key}: {axis.text} is a search space; give one value, or search with dlrun sweep"
+        for key, axis in composed.axes.items()
+        if axis.inline
+    ]
+    return replace(composed, problems=(*composed.problems, *refused))
 
 
 def _fill_places(data: Any) -> None:

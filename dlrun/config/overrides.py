@@ -8,6 +8,7 @@ from typing import Any
 
 from dlrun.config.groups import groups
 from dlrun.config.sources import Layer
+from dlrun.sweep.notation import looks_like_axis
 
 # The shell leaves the tilde of `data.root=~/data` alone, and Hydra's grammar has no tilde in a value.
 _HOME = re.compile(r"^([^=]+)=(~[^'\"]*)$")
@@ -31,10 +32,14 @@ def parse_overrides(overrides: Sequence[str]) -> tuple[list[Layer], list[str]]:
     layers: list[Layer] = []
     problems: list[str] = []
     for text in overrides:
+        key, _, value = text.partition("=")
+        if looks_like_axis(value):
+            # Hydra would call the function.
+            layers.append(Layer(f"override {text}", nested(key, value), typed=True))
+            continue
         try:
             override = parser.parse_override(_HOME.sub(r"\1='\2'", text))
         except HydraException as error:
-            key, _, value = text.partition("=")
             reason = str(error).splitlines()[0]
             problems.append(
                 f"override {text!r}: is not key=value in Hydra's syntax ({reason}); if the value is a text with "
@@ -52,7 +57,13 @@ def parse_overrides(overrides: Sequence[str]) -> tuple[list[Layer], list[str]]:
         if isinstance(tree, (int, float)) and override.key_or_group in groups():
             # The name of an option that looks like a number: debug=nan.
             tree = text.partition("=")[2]
-        for key in reversed(override.key_or_group.replace("/", ".").split(".")):
-            tree = {key: tree}
-        layers.append(Layer(f"override {text}", tree, typed=True))
+        layers.append(Layer(f"override {text}", nested(override.key_or_group, tree), typed=True))
     return layers, problems
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """``a.b`` and a value as a tree."""
+    for name in reversed(key.replace("/", ".").split(".")):
+        value = {name: value}
+    tree: dict[str, Any] = value
+    return tree

@@ -18,6 +18,7 @@ from dlrun.config.schema import (
     SECTIONS,
     ComponentConfig,
     Config,
+    SweepConfig,
     component_groups,
     series_problems,
 )
@@ -27,6 +28,8 @@ from dlrun.registry import AUGMENTATIONS, CALLBACKS, REGISTRIES, Registry
 from dlrun.signatures import REQUIRED, Entry
 from dlrun.types import Components, components_in, convert, describe, is_path, looks_like_path
 
+SWEEP = "sweep"
+"""Section that other commands than ``dlrun sweep`` leave alone."""
 # torch takes more digits and leading zeros for other devices, or fails.
 _DEVICE = re.compile(r"auto|cpu|cuda(:([0-9]|[1-9][0-9]))?")
 
@@ -43,6 +46,15 @@ def validate(composed: Composed) -> Config:
     return _Validator(composed).config(composed.tree)
 
 
+def validate_sweep(composed: Composed) -> SweepConfig:
+    """Check the section ``sweep`` of a composed tree.
+
+    Raises:
+        ConfigError: listing every problem of the section.
+    """
+    return _Validator(composed).sweep(composed.tree.get(SWEEP))
+
+
 class _Validator:
     """Collects problems while it converts the tree."""
 
@@ -53,13 +65,13 @@ class _Validator:
 
     def config(self, tree: Mapping[str, Any]) -> Config:
         hints = typing.get_type_hints(Config, include_extras=True)
-        known = [*hints, DEBUG]
+        known = [*hints, DEBUG, SWEEP]
         defaults = {f.name: default for f in dataclasses.fields(Config) if (default := _default(f)) is not REQUIRED}
         values: dict[str, Any] = {}
         for key in tree:
             if key == DEBUG:
                 self._add((key,), f"must be the name of a debug mode: {', '.join(options(DEBUG))}, got {tree[key]!r}")
-            elif key not in hints:
+            elif key not in known:
                 self._unknown((key,), known, self._nested_hint(key))
         for key, annotation in hints.items():
             path = (key,)
@@ -92,6 +104,13 @@ class _Validator:
         layer = self.provenance.layer(path)
         if values.get("folds") is not None and layer is not None and layer.typed:
             self._add(path, "has no effect with folds: the validation split of each run is its fold; leave it out")
+
+    def sweep(self, tree: Any) -> SweepConfig:
+        section = self._section(SWEEP, tree)
+        if self.problems:
+            raise ConfigError(self.problems)
+        assert isinstance(section, SweepConfig)
+        return section
 
     def _section(self, key: str, tree: Any) -> Any:
         cls = SECTIONS[key]

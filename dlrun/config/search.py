@@ -1,0 +1,210 @@
+"""From ``config=`` and overrides to a checked search: settings, space, and the configuration of any trial."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from dlrun.config.axes import WrittenAxis
+from dlrun.config.compose import Composed, compose, value_layer, with_values
+from dlrun.config.groups import groups
+from dlrun.config.load import finish, load_plugins
+from dlrun.config.schema import Config, SweepConfig
+from dlrun.config.validate import validate_sweep
+from dlrun.errors import ConfigError
+from dlrun.sweep.notation import parse_axis
+from dlrun.sweep.space import Axis, Choice, Space, active, draw, in_order, wide_without_log
+
+
+@dataclass
+class Search:
+    """What ``dlrun sweep`` searches.
+
+    Attributes:
+        settings: the section ``sweep``.
+        space: the axes, those first that others depend on.
+        composed: the configuration without the axes.
+        origins: key of an axis -> where it was written.
+        warnings: what is most likely not meant.
+    """
+
+    config: str | None
+    overrides: tuple[str, ...]
+    settings: SweepConfig
+    space: Space
+    composed: Composed
+    origins: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
+    _bases: dict[tuple[tuple[str, str], ...], Composed] = field(default_factory=dict, repr=False)
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """Values of the keys that conditions ask for and that are no axes."""
+        keys = {axis.when.key for axis in self.space if axis.when is not None}
+        return {key: value for key in keys if (value := _lookup(self.composed.tree, key)) is not _ABSENT}
+
+    def trial(self, values: Mapping[str, Any]) -> Config:
+        """The checked configuration of a trial.
+
+        Args:
+            values: path -> plain value, of the axes or of any other option.
+
+        Raises:
+            ConfigError: listing every problem.
+        """
+        chosen = {key: value for key, value in values.items() if _chooses(key)}
+        base = self._base(chosen)
+        rest = [
+            value_layer(key, value, self.origins.get(key, "")) for key, value in values.items() if key not in chosen
+        ]
+        return finish(replace(with_values(base, rest), name=self.composed.name))
+
+    def _base(self, chosen: Mapping[str, Any]) -> Composed:
+        if not chosen:
+            return self.composed
+        key = tuple((name, str(value)) for name, value in chosen.items())
+        if key not in self._bases:
+            layers = [value_layer(name, value, self.origins.get(name, "")) for name, value in chosen.items()]
+            self._bases[key] = compose(self.config, self.overrides, layers)
+        return self._bases[key]
+
+
+def load_search(config: str | None, overrides: Sequence[str]) -> Search:
+    """Compose, read the axes, and check both ends of each (every value of a choice) against the schema.
+
+    Args:
+        config: name of a recipe, path of a YAML file, or None for the defaults.
+        overrides: ``key=value`` in Hydra's syntax; the values may be distributions.
+
+    Raises:
+        ConfigError: listing every problem found, before any trial is started.
+    """
+    composed = compose(config, overrides)
+    load_plugins(composed)
+    settings = validate_sweep(composed)
+    axes, problems = _parse(composed.axes)
+    if problems:
+        raise ConfigError(problems)
+    if not axes:
+        raise ConfigError(
+            [
+                "there is nothing to search: put a distribution in the place of a value, such as "
+                "optimizer.lr='log(1e-5, 1)', or fill sweep.space"
+            ]
+        )
+    try:
+        space = in_order(axes)
+    except ValueError as error:
+        raise ConfigError([f"sweep.space: {error}"]) from None
+    origins = {key: axis.where for key, axis in composed.axes.items()}
+    search = Search(config, tuple(overrides), settings, space, replace(composed, problems=()), origins)
+    found = [*composed.problems, *_check_conditions(search), *_check_ends(search)]
+    if found:
+        raise ConfigError(list(dict.fromkeys(found)))
+    return replace(search, warnings=tuple(_warnings(search)))
+
+
+def _parse(written: Mapping[str, WrittenAxis]) -> tuple[list[Axis], list[str]]:
+    axes, problems = [], []
+    for key, axis in written.items():
+        if not isinstance(axis.text, str):
+            problems.append(f"{axis.where}: {key}: must be a distribution such as log(1e-5, 1), got {axis.text!r}")
+            continue
+        try:
+            axes.append(parse_axis(key, axis.text))
+        except ValueError as error:
+            problems.append(f"{axis.where}: {key}: {error}")
+    return axes, problems
+
+
+def _check_conditions(search: Search) -> Iterator[str]:
+    axes = {axis.key: axis for axis in search.space}
+    for axis in search.space:
+        if axis.when is None:
+            continue
+        on = axes.get(axis.when.key)
+        where = f"{search.origins[axis.key]}: {axis.key}: when {axis.when}"
+        if on is None:
+            value = _lookup(search.composed.tree, axis.when.key)
+            if value is _ABSENT:
+                yield f"{where}: the configuration has no {axis.when.key}"
+            elif not axis.when.holds(value):
+                yield f"{where}: never holds, for {axis.when.key} is {value!r} and is not searched"
+        elif isinstance(on.distribution, Choice) and not any(map(axis.when.holds, on.distribution.values)):
+            yield f"{where}: never holds, for {axis.when.key} is {on.distribution}"
+
+
+def _check_ends(search: Search) -> Iterator[str]:
+    """Compose with each end of each axis, all others in the middle (or where their conditions want them)."""
+    for axis in search.space:
+        values = axis.distribution.grid(2)
+        for value in values:
+            chosen = _example(search, axis, value)
+            if chosen is None:
+                continue
+            try:
+                search.trial(chosen)
+            except ConfigError as error:
+                # What is wrong with others is found at their own ends.
+                yield from (problem for problem in error.problems if _concerns(problem, axis.key, search))
+
+
+def _concerns(problem: str, key: str, search: Search) -> bool:
+    others = {axis.key for axis in search.space if axis.key != key}
+    return not any(f": {other}: " in problem for other in others)
+
+
+def _example(search: Search, axis: Axis, value: Any) -> dict[str, Any] | None:
+    """Values of all axes with this one at ``value``; None if its condition cannot be met."""
+    wanted: dict[str, Any] = {axis.key: value}
+    on: Axis | None = axis
+    axes = {other.key: other for other in search.space}
+    while on is not None and on.when is not None and on.when.key in axes:
+        target = axes[on.when.key]
+        fitting = [known for known in target.distribution.grid(64) if on.when.holds(known)]
+        if not fitting:
+            return None
+        wanted.setdefault(target.key, fitting[0])
+        on = target
+    middle = draw(search.space, {other.key: 0.5 for other in search.space}, search.fixed)
+    values: dict[str, Any] = {}
+    for other in search.space:
+        if other.key in wanted:
+            values[other.key] = wanted[other.key]
+        elif active(other, values, search.fixed):
+            values[other.key] = middle.get(other.key, other.distribution.at(0.5))
+    return values
+
+
+def _warnings(search: Search) -> Iterator[str]:
+    for axis in search.space:
+        better = wide_without_log(axis)
+        if better is not None:
+            yield (
+                f"{search.origins[axis.key]}: {axis.key}: {axis.distribution} draws a range of several powers of ten "
+                f"evenly, so that nearly all values are large; write {better}"
+            )
+
+
+_ABSENT = object()
+
+
+def _lookup(tree: Any, key: str) -> Any:
+    """The value at a path; of a section that chooses a component, its name."""
+    for part in key.split("."):
+        if not isinstance(tree, dict) or part not in tree:
+            return _ABSENT
+        tree = tree[part]
+    return tree.get("name", _ABSENT) if isinstance(tree, dict) else tree
+
+
+def _chooses(key: str) -> bool:
+    """Whether a value of this key chooses a component or an option of a group, so that the defaults change with it."""
+    group, _, rest = key.partition(".")
+    return group in groups() and rest in ("", "name")
+
+
+def unchanged(before: Space, now: Space) -> bool:
+    """Whether two spaces are the same, whatever the order of their axes."""
+    return {axis.key: str(axis) for axis in before} == {axis.key: str(axis) for axis in now}

@@ -1,0 +1,80 @@
+"""Optuna's journal file, made to survive a kill at any moment.
+
+Two things of :class:`optuna.storages.journal.JournalFileBackend` are changed. Its lock is a file that stays when its
+owner is killed, and others wait for half a minute; here it is one of the system's, which ends with the process. And a
+line that a kill has cut short would make every later read fail; here it is cut off before the next line is written:
+whoever wrote it never learned that it was there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import IO, Any
+
+from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import BaseJournalFileLock
+
+_BLOCK = 1 << 16
+
+
+class SystemLock(BaseJournalFileLock):
+    """An exclusive lock of the operating system on a file beside the journal; it ends with the process.
+
+    Args:
+        path: of the journal.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.with_name(f".{path.name}.lock")
+        self._file: IO[bytes] | None = None
+
+    def acquire(self) -> bool:
+        """Wait for the lock."""
+        file = self._path.open("ab")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        self._file = file
+        return True
+
+    def release(self) -> None:
+        """Let it go."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+class Journal(JournalFileBackend):
+    """The journal of a sweep.
+
+    Args:
+        path: of the file; made if it is not there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path), lock_obj=SystemLock(path))
+        self._journal = path
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Cut off what a killed process left behind its last complete line, then append as Optuna does."""
+        self._lock.acquire()
+        try:
+            self._mend()
+        finally:
+            self._lock.release()
+        super().append_logs(logs)
+
+    def _mend(self) -> None:
+        with self._journal.open("rb+") as file:
+            end = file.seek(0, os.SEEK_END)
+            good = end
+            while good > 0:
+                begin = max(0, good - _BLOCK)
+                file.seek(begin)
+                cut = file.read(good - begin).rfind(b"\n")
+                if cut >= 0:
+                    good = begin + cut + 1
+                    break
+                good = begin
+            if good < end:
+                file.truncate(good)

@@ -1,0 +1,87 @@
+"""The values of all trials of a stage, drawn before the first one starts.
+
+A pure function of the seed, the stage, the number of the trial and the key of the axis: what a trial gets depends
+neither on the number of jobs nor on the order in which they end, nor on axes that are added or removed beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from itertools import islice
+from typing import Any, Literal
+
+import numpy as np
+
+from dlrun.errors import UserError
+from dlrun.sweep.space import Space, draw, grid, plain
+
+Planned = Literal["random", "sobol", "grid"]
+
+
+def plan(
+    space: Space, search: Planned, *, trials: int, seed: int, stage: int, points: int, fixed: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Values of the trials of a stage.
+
+    Args:
+        space: the axes.
+        search: how they are drawn.
+        trials: how many, >= 1; a longer plan begins like a shorter one (but for a grid).
+        seed: of the draws.
+        stage: number of the stage.
+        points: of a grid, the values of each interval.
+        fixed: values that conditions ask for and that are not searched.
+
+    Raises:
+        UserError: if a grid has more points than ``trials``.
+
+    Source: Bergstra and Bengio 2012, "Random search for hyper-parameter optimization"; Sobol 1967 with Owen's
+        scrambling, Joe and Kuo 2008 (``scipy.stats.qmc.Sobol``).
+    """
+    if search == "grid":
+        return _grid(space, trials, seed, stage, points, fixed)
+    positions = _sobol(space, trials, seed, stage) if search == "sobol" else _random(space, trials, seed, stage)
+    return [draw(space, at, fixed) for at in positions]
+
+
+def stream(*key: object) -> np.random.Generator:
+    """Random numbers of their own for each key."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:16], "big"))
+
+
+def _random(space: Space, trials: int, seed: int, stage: int) -> list[dict[str, float]]:
+    columns = {axis.key: stream(seed, stage, axis.key).random(trials).tolist() for axis in space}
+    return [{key: column[i] for key, column in columns.items()} for i in range(trials)]
+
+
+def _sobol(space: Space, trials: int, seed: int, stage: int) -> list[dict[str, float]]:
+    from scipy.stats import qmc
+
+    sampler = qmc.Sobol(len(space), rng=stream(seed, stage, "sobol"))
+    # Asked for by powers of two: only then the sequence is balanced.
+    table = sampler.random_base2(max(0, math.ceil(math.log2(trials))))[:trials]
+    return [{axis.key: float(at) for axis, at in zip(space, row, strict=True)} for row in table]
+
+
+def _grid(
+    space: Space, trials: int, seed: int, stage: int, points: int, fixed: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    found = list(islice(grid(space, points, fixed), 1_000_000))
+    if len(found) > trials:
+        sizes = " x ".join(str(len(axis.distribution.grid(points))) for axis in space)
+        more = "more than " if len(found) == 1_000_000 else ""
+        raise UserError(
+            f"sweep.search=grid: the grid has {more}{len(found):,} points ({sizes}), but sweep.trials={trials}; set "
+            f"sweep.trials={len(found)}, or fewer sweep.points (now {points}), or sweep.search=random"
+        )
+    # In an order by chance: a sweep that is stopped early has then seen all of the space.
+    return [found[i] for i in stream(seed, stage, "grid").permutation(len(found))]
+
+
+def digest(values: Mapping[str, Any]) -> str:
+    """Six letters that tell the values of trials apart."""
+    text = "\n".join(f"{key}={plain(value)}" for key, value in sorted(values.items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:6]

@@ -1,0 +1,98 @@
+"""A trial: what it is asked to do, and what became of it. Plain values, for they travel between processes and files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Status = Literal["ok", "failed", "diverged", "pruned", "oom", "timeout", "interrupted"]
+"""``failed``: an error; ``diverged``: the loss exploded or became NaN; ``pruned``: stopped because it lagged behind;
+``oom``: out of memory; ``timeout``: ended because it took too long; ``interrupted``: the sweep was stopped, the trial
+goes on when it is resumed."""
+FAILURES: frozenset[str] = frozenset({"failed", "oom"})
+"""What counts for ``fail_fast`` and ``max_failures``: faults of the code or the machine, not of the values."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What ends a trial early.
+
+    Attributes:
+        metric: decides, such as ``val/loss``.
+        mode: whether small or large values are good.
+        explode: a training loss above so many times the first one ends it; None: never.
+        prune: whether to ask after each evaluation if it may go on.
+        until: epoch at which it pauses; None: at its end.
+    """
+
+    metric: str
+    mode: Literal["min", "max"]
+    explode: float | None
+    prune: bool = False
+    until: int | None = None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial to run.
+
+    Attributes:
+        stage: number of the stage, from 1; 0 for the confirmation.
+        number: number of the trial in the whole sweep, from 1.
+        values: path -> value.
+        config: the complete configuration, as :meth:`dlrun.config.schema.Config.to_tree` gives it.
+        folder: of the run; if there is a checkpoint in it, the run goes on.
+        watch: what ends it early.
+    """
+
+    stage: int
+    number: int
+    values: Mapping[str, Any]
+    config: Mapping[str, Any]
+    folder: str
+    watch: Watch
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of a trial.
+
+    Attributes:
+        number: of the trial.
+        stage: of the trial.
+        status: see :data:`Status`.
+        values: path -> value.
+        score: the best value of the metric; None if there is none.
+        epochs: epochs trained.
+        reason: why it ended, if not by itself.
+        folder: of the run, relative to the sweep's.
+        seconds: of training, over all interruptions.
+        metrics: newest value of every metric at the best evaluation.
+        curve: [epoch, value of the metric] of every evaluation.
+    """
+
+    number: int
+    stage: int
+    status: Status
+    values: Mapping[str, Any]
+    score: float | None = None
+    epochs: float = 0.0
+    reason: str = ""
+    folder: str = ""
+    seconds: float = 0.0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    curve: tuple[tuple[float, float], ...] = ()
+
+    def to_plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_plain(cls, tree: Mapping[str, Any]) -> Record:
+        """The inverse of :meth:`to_plain`; keys of later versions are left out."""
+        known = {item.name for item in dataclasses.fields(cls)}
+        values = {key: value for key, value in tree.items() if key in known}
+        values["curve"] = tuple((float(epoch), float(value)) for epoch, value in values.get("curve", ()))
+        return cls(**values)
