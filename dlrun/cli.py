@@ -61,6 +61,23 @@ examples:
   dlrun train config=my.yaml folds=5
   dlrun train config=my.yaml seeds=5
 """
+_SWEEP = """\
+Search hyperparameters: any value of the configuration may be a distribution. Trials are ordinary runs; what is learned
+of each axis is told at the end, and a killed sweep goes on where it stood.
+
+  config=NAME|PATH   a recipe, or your own YAML file
+  resume=FOLDER      run what is missing of a sweep: finished trials stay, interrupted ones go on from their checkpoint
+  extend=true        with resume=, when the space or the configuration was changed
+  key=DISTRIBUTION   log(a, b), uniform(a, b), int(a, b), int_log(a, b), logit(a, b), choice(x, y, ...)
+  sweep.KEY=VALUE    trials, search, metric, mode, jobs, prune, stages, ... (dlrun show sweep default)
+"""
+_SWEEP_EXAMPLES = """\
+examples:
+  dlrun sweep optimizer.lr='log(1e-4, 1)' optimizer.weight_decay='log(1e-6, 1e-2)' sweep.trials=40
+  dlrun sweep config=my.yaml 'optimizer=choice(sgd, adamw)' sweep.metric=val/accuracy sweep.mode=max
+  dlrun sweep config=my.yaml optimizer.momentum='logit(0.5, 0.999) when optimizer=sgd' sweep.jobs=2
+  dlrun sweep resume=sweeps/20260102-120000_my_1a2b3c sweep.trials=80
+"""
 _EVAL = """\
 Evaluate one or several checkpoints on a split. Everything is rebuilt from the checkpoint alone.
 
@@ -275,6 +292,12 @@ def _dispatch(words: list[str]) -> int:
         from dlrun.commands.train import train
 
         return train(request)
+    if command == "sweep":
+        reserved = ("config", "resume", "extend")
+        request = _parse(command, rest, _SWEEP, _SWEEP_EXAMPLES, reserved, flags=("--print-config",))
+        from dlrun.commands.sweep import sweep
+
+        return sweep(request)
     if command == "eval":
         request = _parse(command, rest, _EVAL, _EVAL_EXAMPLES, _EVAL_WORDS)
         from dlrun.commands.evaluate import evaluate
@@ -322,7 +345,7 @@ def _dispatch(words: list[str]) -> int:
         from dlrun.commands.listing import show_component
 
         return show_component(request)
-    known = ("train", "eval", "compare", "sample", "inspect", "summary", "export", "list", "show")
+    known = ("train", "sweep", "eval", "compare", "sample", "inspect", "summary", "export", "list", "show")
     raise UserError(f"there is no command {command!r}; {did_you_mean(command, known)} (dlrun --help)")
 
 

@@ -94,7 +94,7 @@ def load_search(config: str | None, overrides: Sequence[str]) -> Search:
             ]
         )
     try:
-        space = in_order(axes)
+        space = in_order(tuple(axes))
     except ValueError as error:
         raise ConfigError([f"sweep.space: {error}"]) from None
     origins = {key: axis.where for key, axis in composed.axes.items()}

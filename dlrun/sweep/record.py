@@ -7,12 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Status = Literal["ok", "failed", "diverged", "pruned", "oom", "timeout", "interrupted"]
+Status = Literal["ok", "failed", "diverged", "pruned", "paused", "oom", "timeout", "interrupted", "moved"]
 """``failed``: an error; ``diverged``: the loss exploded or became NaN; ``pruned``: stopped because it lagged behind;
-``oom``: out of memory; ``timeout``: ended because it took too long; ``interrupted``: the sweep was stopped, the trial
-goes on when it is resumed."""
+``paused``: the same, but it may still go on; ``oom``: out of memory; ``timeout``: ended because it took too long;
+``interrupted``: the sweep was stopped, and the trial goes on when the sweep does; ``moved``: it goes on in a process of
+its own."""
 FAILURES: frozenset[str] = frozenset({"failed", "oom"})
 """What counts for ``fail_fast`` and ``max_failures``: faults of the code or the machine, not of the values."""
+
+
+Advice = Literal["go", "stop", "pause"]
+"""What a trial is told after an evaluation: ``pause`` keeps it, to go on later if others do worse."""
 
 
 @dataclass(frozen=True)
@@ -23,15 +28,15 @@ class Watch:
         metric: decides, such as ``val/loss``.
         mode: whether small or large values are good.
         explode: a training loss above so many times the first one ends it; None: never.
-        prune: whether to ask after each evaluation if it may go on.
-        until: epoch at which it pauses; None: at its end.
+        seconds: of training, over all its parts, after which it is ended; None: any.
+        patience: seconds after which this part of it is interrupted, to go on elsewhere; None: any.
     """
 
     metric: str
     mode: Literal["min", "max"]
     explode: float | None
-    prune: bool = False
-    until: int | None = None
+    seconds: float | None = None
+    patience: float | None = None
 
 
 @dataclass(frozen=True)

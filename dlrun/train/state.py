@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-StopReason = Literal["early_stopping", "signal", "max_time", "diverged", "callback"]
+StopReason = Literal["early_stopping", "signal", "max_time", "paused", "diverged", "callback"]
 
-RESUMABLE: frozenset[str] = frozenset({"signal", "max_time"})
+RESUMABLE: frozenset[str] = frozenset({"signal", "max_time", "paused"})
 """Reasons after which the run is unfinished: resuming goes on instead of reporting the result."""
 
 

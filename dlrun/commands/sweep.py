@@ -1,0 +1,165 @@
+"""``dlrun sweep``: check the space, run the trials, say what they say."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from dlrun.commands.request import Request
+from dlrun.config.search import Search, load_search
+from dlrun.errors import EXIT_DONE, EXIT_FAILURE, EXIT_RESUMABLE, ConfigError, UserError
+from dlrun.logs import start_console, start_file, stop_file
+from dlrun.runfolder import RunFolder
+from dlrun.sweep.stages import check_stages, read_stages
+
+if TYPE_CHECKING:
+    from dlrun.sweep.conduct import Conductor
+
+log = logging.getLogger("dlrun")
+
+
+def sweep(request: Request) -> int:
+    """Search, or go on with a search.
+
+    Returns:
+        0 when all trials are done, 1 when the sweep was ended because trials failed, 75 when it was stopped by a signal
+        and can be resumed.
+
+    Raises:
+        UserError: for wrong input.
+    """
+    start_console()
+    resume = request.reserved.get("resume")
+    if resume is not None and "config" in request.reserved:
+        raise ConfigError(["resume= and config= exclude each other: a resumed sweep has its own configuration"])
+    if resume is None:
+        search = load_search(request.reserved.get("config"), request.overrides)
+        folder, threads = None, None
+    else:
+        search, folder, threads = _resumed(Path(resume).expanduser(), request)
+    check_stages(search, read_stages(search.settings))
+    if request.print_config:
+        _print(search)
+        return EXIT_DONE
+    for warning in search.warnings:
+        log.warning("%s", warning)
+    return _sweep(search, folder, threads)
+
+
+def _sweep(search: Search, folder: RunFolder | None, threads: int | None) -> int:
+    # torch is imported here: a mistake in the space was told before.
+    from dlrun.sweep import folder as folders
+    from dlrun.sweep import results
+    from dlrun.sweep.conduct import Conductor
+    from dlrun.sweep.screen import Screen, shown
+
+    _check_start(search)
+    if threads is None:
+        threads = _threads(search)
+    if folder is None:
+        folder = folders.create(search)
+    folder.lock()
+    folders.write(folder, search, threads)
+    handler = start_file(folder.path / "log.txt")
+    try:
+        log.info("sweep       %s", shown(folder.path))
+        screen = Screen(search.settings.metric, search.settings.mode, shown(folder.path))
+        conductor = Conductor(search, folder, threads, screen)
+        try:
+            with _stopping(conductor):
+                outcome = conductor.run()
+        finally:
+            screen.end()
+            results.write(search, folder, conductor.outcome)
+        results.report(search, folder, outcome)
+    finally:
+        stop_file(handler)
+        folder.unlock()
+    if outcome.stopped and outcome.resumable:
+        return EXIT_RESUMABLE
+    ended_by_failures = bool(outcome.stopped) and results.failures(outcome.records) > 0
+    return EXIT_FAILURE if ended_by_failures else EXIT_DONE
+
+
+def _resumed(path: Path, request: Request) -> tuple[Search, RunFolder, int]:
+    """The search of a folder, with the words that were added."""
+    from dlrun.sweep import folder as folders
+
+    saved = folders.read(path)
+    search = load_search(saved.config, [*saved.overrides, *request.overrides])
+    changed = folders.changes(saved, search)
+    extend = request.reserved.get("extend", "false")
+    if extend not in ("true", "false"):
+        raise UserError(f"extend={extend}: must be true or false")
+    if changed and extend == "false":
+        listed = "\n".join(f"  - {change}" for change in changed[:20])
+        raise UserError(
+            f"resume={path}: this would be another search:\n{listed}\nIt was started in {saved.cwd}. Start a new "
+            "sweep, or say extend=true to run the trials that are missing in the new space (those that are done stay)"
+        )
+    return search, RunFolder(path.resolve()), saved.threads
+
+
+def _check_start(search: Search) -> None:
+    """Build what a trial builds, without a folder: what would fail in every trial is told once, before the first.
+
+    Raises:
+        UserError: as ``dlrun train`` would; and if the run has no such metric.
+    """
+    from dlrun.assembly import build_task, prepare
+    from dlrun.commands.explaining import explaining
+    from dlrun.errors import did_you_mean
+
+    values = {axis.key: axis.distribution.at(0.5) for axis in search.space if axis.when is None}
+    config = search.trial(values)
+    with explaining(config):
+        prepared = prepare(config)
+        task = build_task(config, prepared.feed.arguments)
+    splits = ("train", "val") if "val" in prepared.feed.sizes() else ("train",)
+    known = [f"{split}/{name}" for split in splits for name in ("loss", *task.metrics)]
+    metric = search.settings.metric
+    if metric not in known:
+        raise UserError(f"sweep.metric={metric}: the runs have no such metric; {did_you_mean(metric, known)}")
+
+
+def _threads(search: Search) -> int:
+    from dlrun.sweep.conduct import automatic_jobs
+
+    settings = search.settings
+    if settings.threads is not None:
+        return settings.threads
+    chosen = search.composed.tree["trainer"].get("threads")
+    if isinstance(chosen, int):
+        return chosen
+    jobs = automatic_jobs(search) if settings.jobs is None else max(1, settings.jobs)
+    return max(1, (os.cpu_count() or 1) // jobs)
+
+
+@contextmanager
+def _stopping(conductor: Conductor) -> Iterator[None]:
+    """While inside, signals stop the sweep after the trials have saved themselves; a second one at once."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        if not conductor.outcome.stopped:
+            log.warning("%s: the trials save themselves; a second signal ends at once", name)
+        conductor.stop(f"received {name}")
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _print(search: Search) -> None:
+    lines: Sequence[str] = [f"{axis.key}: {axis}  # {search.origins[axis.key]}" for axis in search.space]
+    print("\n".join(lines))

@@ -1,0 +1,348 @@
+"""A sweep from its first stage to its last."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from dlrun.config.search import Search
+from dlrun.runfolder import RunFolder
+from dlrun.sweep.ledger import Ledger, Ticket, open_storage
+from dlrun.sweep.plan import plan
+from dlrun.sweep.pruning import Advisor, Halving, MedianRule, NoPruning
+from dlrun.sweep.record import FAILURES, Record, Trial, Watch
+from dlrun.sweep.runner import InlineRunner, Pack, PoolRunner, Runner
+from dlrun.sweep.screen import Screen
+from dlrun.sweep.stages import Searched, Stage, following, outcomes, read_stages
+from dlrun.sweep.trial import Advise
+from dlrun.sweep.verdict import Verdict, judge
+
+log = logging.getLogger("dlrun")
+
+INLINE_SECONDS = 1.0
+"""A trial that takes less runs in the process of the sweep: to start another one would cost more."""
+_POLL_SECONDS = 1.0
+
+
+@dataclass
+class StageResult:
+    """What a stage found.
+
+    Attributes:
+        stage: as described.
+        searched: its space.
+        records: of its trials, by number.
+        verdicts: on its axes; empty before it is over.
+    """
+
+    stage: Stage
+    searched: Searched
+    records: dict[int, Record] = field(default_factory=dict)
+    verdicts: tuple[Verdict, ...] = ()
+
+
+@dataclass
+class Outcome:
+    """What a sweep found.
+
+    Attributes:
+        stages: those that were begun.
+        stopped: why it ended before it was done; empty if it is done.
+        resumable: whether a resume goes on (after a signal), or has nothing to do but what failed.
+    """
+
+    stages: list[StageResult] = field(default_factory=list)
+    stopped: str = ""
+    resumable: bool = False
+
+    @property
+    def records(self) -> list[Record]:
+        """Of all trials, in order."""
+        return [result.records[number] for result in self.stages for number in sorted(result.records)]
+
+    def best(self, mode: str, count: int = 1) -> list[Record]:
+        """The best trials of the last stage that has a score, best first; only those that came to their end."""
+        sign = 1.0 if mode == "max" else -1.0
+        for result in reversed(self.stages):
+            done = [record for record in result.records.values() if record.status == "ok" and record.score is not None]
+            if done:
+                return sorted(done, key=lambda record: -sign * (record.score or 0.0))[:count]
+        return []
+
+
+class Conductor:
+    """Runs a sweep.
+
+    Args:
+        search: what is searched.
+        folder: of the sweep.
+        threads: CPU threads of each trial.
+        screen: what the user sees.
+    """
+
+    def __init__(self, search: Search, folder: RunFolder, threads: int, screen: Screen) -> None:
+        self.search, self.folder, self.threads, self.screen = search, folder, threads, screen
+        self.settings = search.settings
+        self.seed = self.settings.seed if self.settings.seed is not None else int(search.composed.tree["seed"])
+        self.shared = self.settings.storage is not None
+        self.outcome = Outcome()
+        self._runner: Runner | None = None
+        self._signals = 0
+        self._failures = 0
+        self._inline: bool | None = None
+
+    def stop(self, reason: str) -> None:
+        """End the sweep: once, so that the trials save themselves; a second time at once."""
+        self._signals += 1
+        self.outcome.stopped = self.outcome.stopped or reason
+        self.outcome.resumable = True
+        if self._runner is not None:
+            self._runner.stop()
+
+    def interrupted(self, reason: str) -> None:
+        """A trial was interrupted; if it heard a signal before the sweep did, the sweep stops too."""
+        if not self.outcome.stopped:
+            self.outcome.stopped, self.outcome.resumable = reason, True
+
+    def run(self) -> Outcome:
+        """Run all stages that are not done.
+
+        Raises:
+            UserError: if the storage cannot be used.
+        """
+        storage = open_storage(self.settings.storage, self.folder.path)
+        name = (self.settings.name or self.search.composed.name) if self.shared else "sweep"
+        searched = Searched(self.search.space)
+        for stage in read_stages(self.settings):
+            if self.outcome.stages:
+                searched = following(self.search, searched, self.outcome.stages[-1].verdicts, stage)
+                if not searched.space:
+                    self.outcome.stopped = "the verdicts fixed every axis: there is nothing left to search"
+                    break
+            ledger = Ledger(
+                storage,
+                f"{name}/{stage.number}",
+                searched.space,
+                self.settings.mode,
+                self.settings.search,
+                self.seed + stage.number,
+                shared=self.shared,
+            )
+            result = StageResult(stage, searched)
+            self.outcome.stages.append(result)
+            self._stage(result, ledger)
+            if self.outcome.stopped:
+                break
+        return self.outcome
+
+    def _stage(self, result: StageResult, ledger: Ledger) -> None:
+        stage, space = result.stage, result.searched.space
+        fixed = {**self.search.fixed, **result.searched.fixed}
+        ledger.remember("fixed", fixed)
+        ledger.plan(1, self._planned(stage, space, fixed))
+        recovered = ledger.recover()
+        result.records.update(ledger.records())
+        self.screen.begin(stage, space, len(result.records), recovered)
+        for record in result.records.values():
+            self.screen.learn(record)
+        work = _Work(self, result, ledger)
+        for record in result.records.values():
+            work.advisor.learn(record)
+        work.run()
+        result.records.update(ledger.records())
+        if not self.outcome.stopped or not self.outcome.resumable:
+            sequence = [result.records[number] for number in sorted(result.records)]
+            result.verdicts = judge(space, outcomes(space, sequence, self.settings.mode), self.seed)
+        self.screen.end()
+
+    def _planned(self, stage: Stage, space: Any, fixed: Mapping[str, Any]) -> Sequence[Mapping[str, Any] | None]:
+        search = self.settings.search
+        if search in ("tpe", "gp"):
+            return [None] * stage.trials
+        assert search in ("random", "sobol", "grid")
+        return plan(
+            space,
+            search,
+            trials=stage.trials,
+            seed=self.seed,
+            stage=stage.number,
+            points=self.settings.points,
+            fixed=fixed,
+        )
+
+    @contextmanager
+    def running(self, runner: Runner) -> Iterator[Runner]:
+        """While inside, :meth:`stop` reaches the runner."""
+        self._runner = runner
+        try:
+            yield runner
+        finally:
+            self._runner = None
+
+    def runners(self) -> Iterator[Runner]:
+        """The runner to use; with ``jobs=null`` first one that finds out how long a trial takes."""
+        jobs, devices = self.settings.jobs, _devices(self.search)
+        if jobs == 0:
+            yield InlineRunner()
+        elif jobs is not None:
+            yield PoolRunner(jobs, devices)
+        else:
+            if self._inline is None and self.settings.timeout is None:
+                probe = InlineRunner(patience=INLINE_SECONDS)
+                yield probe
+                self._inline = not probe.impatient
+            elif self._inline:
+                yield InlineRunner()
+            if not self._inline:
+                yield PoolRunner(automatic_jobs(self.search), devices)
+
+    def count_failure(self, record: Record) -> None:
+        """Stop when there are more failures than the user allows."""
+        if record.status not in FAILURES:
+            return
+        self._failures += 1
+        limit = 0 if self.settings.fail_fast else self.settings.max_failures
+        if limit is not None and self._failures > limit:
+            self.outcome.stopped = (
+                f"{self._failures} trial{'s' if self._failures > 1 else ''} failed, "
+                f"{'sweep.fail_fast=true' if self.settings.fail_fast else f'sweep.max_failures={limit}'}"
+            )
+            if self._runner is not None:
+                self._runner.stop()
+
+
+class _Work:
+    """The trials of one stage: taken, run, written down."""
+
+    def __init__(self, conductor: Conductor, result: StageResult, ledger: Ledger) -> None:
+        self._conductor, self._result, self._ledger = conductor, result, ledger
+        self._tickets: dict[int, Ticket] = {}
+        self._paused: dict[int, Record] = {}
+        settings, stage = conductor.settings, result.stage
+        self._epochs = stage.epochs or int(conductor.search.composed.tree["trainer"]["epochs"])
+        self.advisor: Advisor = NoPruning()
+        if settings.prune == "median":
+            self.advisor = MedianRule(settings.mode, settings.min_epochs)
+        elif settings.prune == "halving":
+            self.advisor = Halving(settings.mode, settings.min_epochs, settings.eta, self._epochs)
+
+    def run(self) -> None:
+        """Until no slot is left, here or with others that share the study."""
+        conductor = self._conductor
+        while True:
+            for runner in conductor.runners():
+                with conductor.running(runner):
+                    runner.run(self._next, self._done, self._advise)
+                if conductor.outcome.stopped:
+                    break
+            if conductor.outcome.stopped or not self._others():
+                break
+        for record in self._paused.values():
+            if conductor.outcome.stopped and conductor.outcome.resumable:
+                self._ledger.give_back(self._tickets[record.number])
+            else:
+                self._finish(Record(**{**record.__dict__, "status": "pruned"}))
+        self._paused.clear()
+
+    def _others(self) -> bool:
+        """Wait for those that share the study; True if there is something to do for this process again."""
+        ledger = self._ledger
+        while self._conductor.shared and not self._conductor.outcome.stopped:
+            ledger.beat()
+            ledger.recover()
+            if ledger.waiting():
+                return True
+            if ledger.running() <= len(self._paused):
+                return False
+            time.sleep(_POLL_SECONDS)
+        return False
+
+    def _next(self) -> Pack | None:
+        if self._conductor.outcome.stopped:
+            return None
+        number = self.advisor.promoted()
+        if number is not None and number in self._paused:
+            del self._paused[number]
+            return [self._trial(self._tickets[number])]
+        ticket = self._ledger.take()
+        if ticket is None:
+            return None
+        self._tickets[ticket.number] = ticket
+        return [self._trial(ticket)]
+
+    def _trial(self, ticket: Ticket) -> Trial:
+        conductor, stage = self._conductor, self._result.stage
+        settings = conductor.settings
+        name = f"{stage.number}-{ticket.number:04d}"
+        folder = conductor.folder.path / "trials" / name
+        return Trial(
+            stage.number,
+            ticket.number,
+            dict(ticket.values),
+            self._config(ticket.values, name),
+            str(folder),
+            Watch(
+                settings.metric,
+                settings.mode,
+                settings.explode,
+                seconds=None if settings.timeout is None else settings.timeout.seconds,
+            ),
+        )
+
+    def _config(self, values: Mapping[str, Any], name: str) -> dict[str, Any]:
+        """The configuration of a trial: that of the user, quiet, and with a checkpoint of what the sweep scores."""
+        conductor = self._conductor
+        settings = conductor.settings
+        extra: dict[str, Any] = {
+            "trainer.threads": conductor.threads,
+            "callbacks.progress": None,
+            "callbacks.tensorboard": None,
+            "callbacks.checkpoint.monitor": settings.metric,
+            "callbacks.checkpoint.mode": settings.mode,
+            "run.root": str(conductor.folder.path / "trials"),
+            "run.name": name,
+            "trainer.epochs": self._epochs,
+        }
+        return conductor.search.trial({**extra, **self._result.searched.fixed, **values}).to_tree()
+
+    def _done(self, record: Record) -> None:
+        ticket = self._tickets[record.number]
+        if record.status in ("interrupted", "moved"):
+            self._ledger.give_back(ticket)
+            if record.status == "interrupted":
+                self._conductor.interrupted(record.reason)
+        elif record.status == "paused":
+            self._paused[record.number] = record
+        else:
+            self._finish(record)
+
+    def _finish(self, record: Record) -> None:
+        self._ledger.finish(self._tickets[record.number], record)
+        self._result.records[record.number] = record
+        self._conductor.screen.show(record)
+        self._conductor.count_failure(record)
+
+    @property
+    def _advise(self) -> Advise:
+        return self.advisor.advise
+
+
+def automatic_jobs(search: Search) -> int:
+    """One per GPU, or on a CPU one per core, up to eight."""
+    devices = _devices(search)
+    return len(devices) if devices else max(1, min(8, os.cpu_count() or 1))
+
+
+def _devices(search: Search) -> list[str]:
+    """The GPUs that the trials are divided among; none if they run on the CPU, or on a device that is named."""
+    import torch
+
+    device = search.composed.tree.get("device")
+    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
+        return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    return []

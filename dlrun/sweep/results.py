@@ -1,0 +1,101 @@
+"""What a sweep leaves behind: ``results.csv``, ``best.yaml``, and what the screen says at the end."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from dlrun.config.search import Search
+from dlrun.runfolder import RunFolder
+from dlrun.sweep.conduct import Outcome, StageResult
+from dlrun.sweep.record import Record
+from dlrun.sweep.screen import shown, told
+from dlrun.sweep.space import number, plain
+
+log = logging.getLogger("dlrun")
+
+TOP = 5
+_COLUMNS = ("stage", "trial", "status", "score", "epochs", "seconds", "folder", "reason")
+
+
+def table(outcome: Outcome) -> str:
+    """All trials as CSV, in their order: :data:`_COLUMNS`, then a column for each axis."""
+    keys = list(dict.fromkeys(axis.key for result in outcome.stages for axis in result.searched.space))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*_COLUMNS[:4], *keys, *_COLUMNS[4:]])
+    for record in outcome.records:
+        values = [plain(record.values[key]) if key in record.values else "" for key in keys]
+        score = "" if record.score is None else repr(record.score)
+        head = [record.stage, record.number, record.status, score]
+        writer.writerow([*head, *values, f"{record.epochs:g}", record.seconds, record.folder, record.reason])
+    return text.getvalue()
+
+
+def best_config(search: Search, outcome: Outcome, record: Record) -> Mapping[str, Any]:
+    """The configuration of a trial as ``dlrun train`` runs it: with the user's own callbacks."""
+    result = next(result for result in outcome.stages if result.stage.number == record.stage)
+    epochs = {} if result.stage.epochs is None else {"trainer.epochs": result.stage.epochs}
+    return search.trial({**epochs, **result.searched.fixed, **record.values}).to_tree()
+
+
+def write(search: Search, folder: RunFolder, outcome: Outcome) -> None:
+    """Write ``results.csv`` and ``best.yaml``; what cannot be written is told, and nothing is lost by it."""
+    settings = search.settings
+    try:
+        folder.write_text("results.csv", table(outcome))
+        for record in outcome.best(settings.mode):
+            score = f"{settings.metric} {record.score}"
+            head = f"# The best trial of a sweep, {record.folder}: {score} after {record.epochs:g} epochs.\n"
+            tree = yaml.safe_dump(dict(best_config(search, outcome, record)), sort_keys=False)
+            folder.write_text("best.yaml", f"{head}#\n#   dlrun train config=best.yaml\n{tree}")
+    except OSError as error:
+        log.warning("the results cannot be written to %s: %s", folder.path, error.strerror)
+
+
+def report(search: Search, folder: RunFolder, outcome: Outcome) -> None:
+    """Say on the screen what was found and how to go on."""
+    settings = search.settings
+    for result in outcome.stages:
+        _verdicts(result)
+    best = outcome.best(settings.mode, TOP)
+    if best:
+        log.info("")
+        log.info("best of %d trials by %s", len(outcome.records), settings.metric)
+        for record in best:
+            assert record.score is not None
+            log.info("  %-10s  %s  %s", number(float(f"{record.score:.5g}")), record.folder, told(record))
+    counts: dict[str, int] = {}
+    for record in outcome.records:
+        counts[record.status] = counts.get(record.status, 0) + 1
+    log.info("")
+    log.info("trials      %s", ", ".join(f"{count} {status}" for status, count in counts.items()) or "none")
+    path = shown(folder.path)
+    if outcome.stopped:
+        log.info("stopped     %s", outcome.stopped)
+        log.info("go on with  dlrun sweep resume=%s", shlex.quote(path))
+    log.info("results     %s/results.csv", path)
+    if best:
+        log.info("train it    dlrun train config=%s", shlex.quote(f"{path}/best.yaml"))
+        log.info("evaluate    dlrun eval checkpoint=%s", shlex.quote(f"{path}/trials/{best[0].folder}"))
+
+
+def _verdicts(result: StageResult) -> None:
+    if not result.verdicts:
+        return
+    log.info("")
+    log.info("verdicts on stage %d", result.stage.number)
+    width = max(len(verdict.axis.key) for verdict in result.verdicts)
+    for verdict in result.verdicts:
+        log.info("  %-*s  %s", width, verdict.axis.key, verdict.text)
+
+
+def failures(records: Sequence[Record]) -> int:
+    """Trials whose code or machine failed."""
+    return sum(record.status in ("failed", "oom") for record in records)

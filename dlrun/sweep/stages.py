@@ -1,0 +1,175 @@
+"""Stages from coarse to fine: what each searches, and what follows from the verdicts on the one before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dlrun.config.schema import SweepConfig
+from dlrun.config.search import Search
+from dlrun.errors import ConfigError, did_you_mean
+from dlrun.sweep.notation import parse_axis
+from dlrun.sweep.record import Record
+from dlrun.sweep.response import Outcome
+from dlrun.sweep.space import Axis, Numeric, Space, in_order
+from dlrun.sweep.verdict import Verdict
+
+_KEYS = ("trials", "epochs", "space")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage as the user described it.
+
+    Attributes:
+        number: from 1.
+        trials: in all, >= 1.
+        epochs: of each trial; None: as the configuration says.
+        space: the axes that are given; None: they follow from the verdicts.
+    """
+
+    number: int
+    trials: int
+    epochs: int | None
+    space: Mapping[str, str] | None
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What a stage searches.
+
+    Attributes:
+        space: the axes.
+        fixed: path -> value of the axes that are no longer searched.
+    """
+
+    space: Space
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_stages(settings: SweepConfig) -> tuple[Stage, ...]:
+    """The stages of a sweep; one, if none are described.
+
+    Raises:
+        ConfigError: listing every problem.
+    """
+    if not settings.stages:
+        return (Stage(1, settings.trials, None, None),)
+    stages, problems = [], []
+    for i, tree in enumerate(settings.stages):
+        where = f"sweep.stages.{i}"
+        for key in tree:
+            if key not in _KEYS:
+                problems.append(f"{where}.{key}: unknown key; {did_you_mean(key, _KEYS)}")
+        trials, epochs, space = tree.get("trials"), tree.get("epochs"), tree.get("space", "auto")
+        for key, value, needed in (("trials", trials, True), ("epochs", epochs, False)):
+            wrong = isinstance(value, bool) or not isinstance(value, int) or value < 1
+            if wrong and (needed or value is not None):
+                problems.append(f"{where}.{key}: must be a whole number >= 1, got {value!r}")
+        if space not in ("auto", None) and not isinstance(space, Mapping):
+            problems.append(f"{where}.space: must be auto, or a mapping from keys to distributions, got {space!r}")
+            space = None
+        if i == 0 and isinstance(space, Mapping):
+            problems.append(f"{where}.space: the first stage searches the space of the sweep itself")
+        given = {key: str(text) for key, text in space.items()} if isinstance(space, Mapping) else None
+        stages.append(Stage(i + 1, trials if isinstance(trials, int) else 1, epochs, given))
+    if problems:
+        raise ConfigError(problems)
+    return tuple(stages)
+
+
+def check_stages(search: Search, stages: Sequence[Stage]) -> None:
+    """Read the spaces that are given, before the first trial is started.
+
+    Raises:
+        ConfigError: listing every problem.
+    """
+    problems = []
+    for stage in stages:
+        for key, text in (stage.space or {}).items():
+            try:
+                parse_axis(key, text)
+            except ValueError as error:
+                problems.append(f"sweep.stages.{stage.number - 1}.space.{key}: {error}")
+            if key not in {axis.key for axis in search.space}:
+                known = did_you_mean(key, [axis.key for axis in search.space])
+                problems.append(f"sweep.stages.{stage.number - 1}.space.{key}: is no axis of the sweep; {known}")
+    if problems:
+        raise ConfigError(problems)
+
+
+def following(search: Search, before: Searched, verdicts: Sequence[Verdict], stage: Stage) -> Searched:
+    """What a stage searches after the verdicts on the one before.
+
+    Args:
+        search: knows the limits of the options.
+        before: what was searched.
+        verdicts: on its axes.
+        stage: the one to come.
+    """
+    fixed = dict(before.fixed)
+    axes: list[Axis] = []
+    given = stage.space or {}
+    for verdict in verdicts:
+        key = verdict.axis.key
+        if key in given:
+            axes.append(parse_axis(key, given[key]))
+        elif stage.space is not None:
+            axes.append(verdict.axis)
+        elif isinstance(verdict.next, Axis):
+            axes.append(_within_limits(search, before, verdict.axis, verdict.next))
+        else:
+            fixed[key] = verdict.next
+    for key in given:
+        fixed.pop(key, None)
+    known = {axis.key for axis in axes}
+    axes += [parse_axis(key, text) for key, text in given.items() if key not in known]
+    return Searched(in_order(tuple(axes)), fixed)
+
+
+def outcomes(space: Space, records: Sequence[Record], mode: str) -> list[Outcome]:
+    """The trials of a stage as they are judged; those that failed say nothing of their values."""
+    sign = 1.0 if mode == "max" else -1.0
+    found = []
+    for record in records:
+        if record.status not in ("ok", "pruned", "diverged"):
+            continue
+        positions = {}
+        for axis in space:
+            if axis.key in record.values:
+                try:
+                    positions[axis.key] = axis.distribution.position(record.values[axis.key])
+                except ValueError:
+                    # Drawn before the space was changed.
+                    continue
+        diverged = record.status == "diverged"
+        score = None if diverged or record.score is None else sign * record.score
+        budget = record.epochs if record.status == "pruned" else float("inf")
+        found.append(Outcome(positions, score, budget, diverged))
+    return found
+
+
+def _within_limits(search: Search, before: Searched, old: Axis, new: Axis) -> Axis:
+    """An extended axis, as far as the option's own range goes."""
+    spread, was = new.distribution, old.distribution
+    if not isinstance(spread, Numeric) or not isinstance(was, Numeric):
+        return new
+    low, high = spread.low, spread.high
+    if low < was.low and not _allowed(search, before, old.key, spread.at(0.0)):
+        low = was.low
+    if high > was.high and not _allowed(search, before, old.key, spread.at(1.0)):
+        high = was.high
+    return Axis(new.key, Numeric(spread.scale, low, high, spread.integer), new.when)
+
+
+def _allowed(search: Search, before: Searched, key: str, value: Any) -> bool:
+    values = {axis.key: axis.distribution.at(0.5) for axis in before.space if axis.when is None}
+    axis = next(axis for axis in before.space if axis.key == key)
+    if axis.when is not None:
+        values[axis.when.key] = axis.when.values[0]
+    try:
+        search.trial({**before.fixed, **values, key: value})
+    except ConfigError:
+        return False
+    return True
