@@ -33,7 +33,7 @@ from dlrun.config.groups import (
     options,
     shadowed,
 )
-from dlrun.config.merge import merge
+from dlrun.config.merge import merge, merge_into
 from dlrun.config.overrides import nested, parse_overrides
 from dlrun.config.schema import component_groups
 from dlrun.config.sources import KeyPath, Layer, Provenance, display_path, read_yaml
@@ -117,15 +117,36 @@ def value_layer(key: str, value: Any, label: str = "") -> Layer:
 
 
 def with_values(composed: Composed, values: Sequence[Layer]) -> Composed:
-    """The same components with other values: a tenth of the time of composing anew.
+    """The same components with other values: far faster than composing anew.
 
     Args:
         composed: a composition of the same choices of components.
         values: layers on top of all; none of them chooses a component.
     """
     provenance = Provenance((*composed.provenance.layers, *values))
-    tree, broken = merge(provenance)
-    return replace(composed, tree=tree, provenance=provenance, broken=broken)
+    if any(_refers(layer.tree) for layer in provenance.layers):
+        tree, broken = merge(provenance)
+        return replace(composed, tree=tree, provenance=provenance, broken=broken)
+    # No value depends on another one: what was merged and resolved before still holds.
+    tree = copy.deepcopy(composed.tree)
+    for layer in values:
+        merge_into(tree, copy.deepcopy(layer.tree))
+    return replace(composed, tree=tree, provenance=provenance)
+
+
+def _refers(node: Any) -> bool:
+    """Whether a value below is an interpolation."""
+    if isinstance(node, dict):
+        return any(_refers(value) for value in node.values())
+    if isinstance(node, list):
+        return any(_refers(value) for value in node)
+    return isinstance(node, str) and "${" in node
+
+
+def resolved(tree: Mapping[str, Any], label: str, folder: Path) -> Composed:
+    """A complete tree that this process, or the one that began it, has composed and resolved a moment ago."""
+    layer = Layer(label, copy.deepcopy(dict(tree)), folder, saved=True)
+    return Composed(folder.name, layer.tree, Provenance((layer,)))
 
 
 def without_foreign_options(composed: Composed) -> Composed:

@@ -10,8 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from optuna.storages import BaseStorage
+
 from dlrun.config.search import Search
 from dlrun.runfolder import RunFolder
+from dlrun.sweep import confirm
+from dlrun.sweep.confirm import Confirmed, read_confirm
 from dlrun.sweep.ledger import Ledger, Ticket, open_storage
 from dlrun.sweep.plan import plan
 from dlrun.sweep.pruning import Advisor, Halving, MedianRule, NoPruning
@@ -54,11 +58,13 @@ class Outcome:
         stages: those that were begun.
         stopped: why it ended before it was done; empty if it is done.
         resumable: whether a resume goes on (after a signal), or has nothing to do but what failed.
+        confirmed: the best trials with other seeds, best first; empty if that was not asked for.
     """
 
     stages: list[StageResult] = field(default_factory=list)
     stopped: str = ""
     resumable: bool = False
+    confirmed: list[Confirmed] = field(default_factory=list)
 
     @property
     def records(self) -> list[Record]:
@@ -66,9 +72,14 @@ class Outcome:
         return [result.records[number] for result in self.stages for number in sorted(result.records)]
 
     def best(self, mode: str, count: int = 1) -> list[Record]:
-        """The best trials of the last stage that has a score, best first; only those that came to their end."""
+        """The best trials, best first: those that were confirmed, or of the last stage with a score those that came to
+        their end."""
+        if self.confirmed:
+            return [item.record for item in self.confirmed][:count]
         sign = 1.0 if mode == "max" else -1.0
         for result in reversed(self.stages):
+            if result.stage.confirms:
+                continue
             done = [record for record in result.records.values() if record.status == "ok" and record.score is not None]
             if done:
                 return sorted(done, key=lambda record: -sign * (record.score or 0.0))[:count]
@@ -94,7 +105,7 @@ class Conductor:
         self._runner: Runner | None = None
         self._signals = 0
         self._failures = 0
-        self._inline: bool | None = None
+        self._quick = True
 
     def stop(self, reason: str) -> None:
         """End the sweep: once, so that the trials save themselves; a second time at once."""
@@ -122,7 +133,7 @@ class Conductor:
             if self.outcome.stages:
                 searched = following(self.search, searched, self.outcome.stages[-1].verdicts, stage)
                 if not searched.space:
-                    self.outcome.stopped = "the verdicts fixed every axis: there is nothing left to search"
+                    log.info("every axis is fixed by its verdict: stage %d has nothing to search", stage.number)
                     break
             ledger = Ledger(
                 storage,
@@ -135,16 +146,30 @@ class Conductor:
             )
             result = StageResult(stage, searched)
             self.outcome.stages.append(result)
-            self._stage(result, ledger)
+            self._stage(result, ledger, self._planned(result))
             if self.outcome.stopped:
                 break
+        chosen = read_confirm(self.settings)
+        if chosen is not None and not self.outcome.stopped:
+            self._confirm(storage, name, *chosen)
         return self.outcome
 
-    def _stage(self, result: StageResult, ledger: Ledger) -> None:
+    def _confirm(self, storage: BaseStorage, name: str, top: int, seeds: int) -> None:
+        last, best = self.outcome.stages[-1], self.outcome.best(self.settings.mode, top)
+        if not best:
+            return
+        stage = Stage(last.stage.number + 1, len(best) * seeds, last.stage.epochs, None, confirms=True)
+        result = StageResult(stage, Searched((), last.searched.fixed))
+        ledger = Ledger(storage, f"{name}/confirm", (), self.settings.mode, "random", self.seed, shared=self.shared)
+        self.outcome.stages.append(result)
+        self._stage(result, ledger, confirm.trials(best, seeds, int(self.search.composed.tree["seed"])))
+        records = [result.records[number] for number in sorted(result.records)]
+        self.outcome.confirmed = confirm.confirmed(best, records, self.settings.mode)
+
+    def _stage(self, result: StageResult, ledger: Ledger, planned: Sequence[Mapping[str, Any] | None]) -> None:
         stage, space = result.stage, result.searched.space
-        fixed = {**self.search.fixed, **result.searched.fixed}
-        ledger.remember("fixed", fixed)
-        ledger.plan(1, self._planned(stage, space, fixed))
+        ledger.remember("fixed", self._fixed(result))
+        ledger.plan(1, planned)
         recovered = ledger.recover()
         result.records.update(ledger.records())
         self.screen.begin(stage, space, len(result.records), recovered)
@@ -159,20 +184,23 @@ class Conductor:
             sequence = [result.records[number] for number in sorted(result.records)]
             result.verdicts = judge(space, outcomes(space, sequence, self.settings.mode), self.seed)
         self.screen.end()
+        self.screen.verdicts(stage, result.verdicts)
 
-    def _planned(self, stage: Stage, space: Any, fixed: Mapping[str, Any]) -> Sequence[Mapping[str, Any] | None]:
-        search = self.settings.search
-        if search in ("tpe", "gp"):
+    def _fixed(self, result: StageResult) -> dict[str, Any]:
+        return {**self.search.fixed, **result.searched.settings}
+
+    def _planned(self, result: StageResult) -> Sequence[Mapping[str, Any] | None]:
+        settings, stage = self.settings, result.stage
+        if settings.search in ("tpe", "gp"):
             return [None] * stage.trials
-        assert search in ("random", "sobol", "grid")
         return plan(
-            space,
-            search,
+            result.searched.space,
+            settings.search,
             trials=stage.trials,
             seed=self.seed,
             stage=stage.number,
-            points=self.settings.points,
-            fixed=fixed,
+            points=settings.points,
+            fixed=self._fixed(result),
         )
 
     @contextmanager
@@ -192,13 +220,12 @@ class Conductor:
         elif jobs is not None:
             yield PoolRunner(jobs, devices)
         else:
-            if self._inline is None and self.settings.timeout is None:
+            inline = self.settings.timeout is None and self._quick
+            if inline:
                 probe = InlineRunner(patience=INLINE_SECONDS)
                 yield probe
-                self._inline = not probe.impatient
-            elif self._inline:
-                yield InlineRunner()
-            if not self._inline:
+                self._quick = not probe.impatient
+            if not inline or not self._quick:
                 yield PoolRunner(automatic_jobs(self.search), devices)
 
     def count_failure(self, record: Record) -> None:
@@ -226,9 +253,9 @@ class _Work:
         settings, stage = conductor.settings, result.stage
         self._epochs = stage.epochs or int(conductor.search.composed.tree["trainer"]["epochs"])
         self.advisor: Advisor = NoPruning()
-        if settings.prune == "median":
+        if settings.prune == "median" and not stage.confirms:
             self.advisor = MedianRule(settings.mode, settings.min_epochs)
-        elif settings.prune == "halving":
+        elif settings.prune == "halving" and not stage.confirms:
             self.advisor = Halving(settings.mode, settings.min_epochs, settings.eta, self._epochs)
 
     def run(self) -> None:
@@ -308,7 +335,8 @@ class _Work:
             "run.name": name,
             "trainer.epochs": self._epochs,
         }
-        return conductor.search.trial({**extra, **self._result.searched.fixed, **values}).to_tree()
+        complete = self._result.searched.complete(values, conductor.search.fixed)
+        return conductor.search.trial({**extra, **complete}).to_tree()
 
     def _done(self, record: Record) -> None:
         ticket = self._tickets[record.number]

@@ -35,7 +35,8 @@ from dlrun.errors import UserError
 from dlrun.sweep.record import Record
 from dlrun.sweep.space import Axis, Choice, Space, active, in_order, plain
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
+# What Optuna warns of (parameters that depend on others are drawn one by one) is meant.
+optuna.logging.set_verbosity(optuna.logging.ERROR)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 BEAT_SECONDS = 20.0
@@ -302,9 +303,9 @@ def _without_password(address: str) -> str:
 
 def _sampler(search: str, seed: int) -> BaseSampler:
     if search == "gp":
-        return optuna.samplers.GPSampler(seed=seed, warn_independent_sampling=False)
+        return optuna.samplers.GPSampler(seed=seed)
     if search == "tpe":
-        return optuna.samplers.TPESampler(seed=seed, constant_liar=True, warn_independent_sampling=False)
+        return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
     return optuna.samplers.RandomSampler(seed=seed)
 
 

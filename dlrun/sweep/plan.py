@@ -10,24 +10,22 @@ import hashlib
 import math
 from collections.abc import Mapping
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from dlrun.errors import UserError
 from dlrun.sweep.space import Space, draw, grid, plain
 
-Planned = Literal["random", "sobol", "grid"]
-
 
 def plan(
-    space: Space, search: Planned, *, trials: int, seed: int, stage: int, points: int, fixed: Mapping[str, Any]
+    space: Space, search: str, *, trials: int, seed: int, stage: int, points: int, fixed: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """Values of the trials of a stage.
 
     Args:
         space: the axes.
-        search: how they are drawn.
+        search: how they are drawn: random, sobol or grid.
         trials: how many, >= 1; a longer plan begins like a shorter one (but for a grid).
         seed: of the draws.
         stage: number of the stage.

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special
 
 from dlrun.sweep.space import Axis, Numeric, Space
 
@@ -76,7 +76,7 @@ class Response:
         """Of the F-test that the axis of this number does nothing beside the others, in [0, 1]."""
         columns = self._blocks[axis].shape[1]
         without, with_it, free = self._residuals(axis)
-        return float(stats.f.sf((without - with_it) / columns / max(with_it / free, 1e-12), columns, free))
+        return float(special.fdtrc(columns, free, max(0.0, (without - with_it) / columns / max(with_it / free, 1e-12))))
 
     def refits(self, axis: int) -> Floats:
         """(RESAMPLES, K) weights of an axis's columns, each fitted to as many trials drawn with replacement."""
@@ -120,8 +120,10 @@ def _ranks(scored: Sequence[Outcome]) -> Floats:
     """(N,) in (0, 1), 1 is best; equal trials share their mean rank."""
     keys = [(outcome.budget, outcome.score) for outcome in scored]
     places = {key: place for place, key in enumerate(sorted(set(keys)))}
-    ranked: Floats = np.asarray(stats.rankdata([places[key] for key in keys]), dtype=np.float64)
-    return (ranked - 0.5) / max(len(scored), 1)
+    numbers = np.array([places[key] for key in keys], dtype=np.int64)
+    sizes = np.bincount(numbers, minlength=1)
+    middles: Floats = np.cumsum(sizes) - sizes / 2
+    return middles[numbers] / max(len(scored), 1)
 
 
 def _columns(axis: Axis, scored: Sequence[Outcome]) -> Floats:

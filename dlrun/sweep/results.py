@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +14,8 @@ import yaml
 
 from dlrun.config.search import Search
 from dlrun.runfolder import RunFolder
-from dlrun.sweep.conduct import Outcome, StageResult
+from dlrun.sweep.conduct import Outcome
+from dlrun.sweep.confirm import difference
 from dlrun.sweep.record import Record
 from dlrun.sweep.screen import shown, told
 from dlrun.sweep.space import number, plain
@@ -26,7 +28,7 @@ _COLUMNS = ("stage", "trial", "status", "score", "epochs", "seconds", "folder", 
 
 def table(outcome: Outcome) -> str:
     """All trials as CSV, in their order: :data:`_COLUMNS`, then a column for each axis."""
-    keys = list(dict.fromkeys(axis.key for result in outcome.stages for axis in result.searched.space))
+    keys = list(dict.fromkeys(key for record in outcome.records for key in record.values))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*_COLUMNS[:4], *keys, *_COLUMNS[4:]])
@@ -39,10 +41,15 @@ def table(outcome: Outcome) -> str:
 
 
 def best_config(search: Search, outcome: Outcome, record: Record) -> Mapping[str, Any]:
-    """The configuration of a trial as ``dlrun train`` runs it: with the user's own callbacks."""
+    """The configuration of a trial as ``dlrun train`` runs it: with the user's callbacks, and the same best checkpoint."""
     result = next(result for result in outcome.stages if result.stage.number == record.stage)
-    epochs = {} if result.stage.epochs is None else {"trainer.epochs": result.stage.epochs}
-    return search.trial({**epochs, **result.searched.fixed, **record.values}).to_tree()
+    settings: dict[str, Any] = {
+        "callbacks.checkpoint.monitor": search.settings.metric,
+        "callbacks.checkpoint.mode": search.settings.mode,
+    }
+    if result.stage.epochs is not None:
+        settings["trainer.epochs"] = result.stage.epochs
+    return search.trial({**settings, **result.searched.complete(record.values, search.fixed)}).to_tree()
 
 
 def write(search: Search, folder: RunFolder, outcome: Outcome) -> None:
@@ -62,10 +69,10 @@ def write(search: Search, folder: RunFolder, outcome: Outcome) -> None:
 def report(search: Search, folder: RunFolder, outcome: Outcome) -> None:
     """Say on the screen what was found and how to go on."""
     settings = search.settings
-    for result in outcome.stages:
-        _verdicts(result)
     best = outcome.best(settings.mode, TOP)
-    if best:
+    if outcome.confirmed:
+        _confirmed(search, outcome)
+    elif best:
         log.info("")
         log.info("best of %d trials by %s", len(outcome.records), settings.metric)
         for record in best:
@@ -86,14 +93,27 @@ def report(search: Search, folder: RunFolder, outcome: Outcome) -> None:
         log.info("evaluate    dlrun eval checkpoint=%s", shlex.quote(f"{path}/trials/{best[0].folder}"))
 
 
-def _verdicts(result: StageResult) -> None:
-    if not result.verdicts:
-        return
+def _confirmed(search: Search, outcome: Outcome) -> None:
+    settings = search.settings
     log.info("")
-    log.info("verdicts on stage %d", result.stage.number)
-    width = max(len(verdict.axis.key) for verdict in result.verdicts)
-    for verdict in result.verdicts:
-        log.info("  %-*s  %s", width, verdict.axis.key, verdict.text)
+    log.info("the best with other seeds, %s as mean and standard deviation", settings.metric)
+    for item in outcome.confirmed:
+        failed = f", {item.failed} failed" if item.failed else ""
+        scores = f"{item.mean:.5g} +- {item.deviation:.2g} ({len(item.scores)} seeds{failed})"
+        log.info("  %-34s  %s  %s", scores, item.record.folder, told(item.record))
+    if len(outcome.confirmed) > 1:
+        lead = difference(outcome.confirmed[0], outcome.confirmed[1], settings.mode)
+        if math.isnan(lead.p_value):
+            return
+        verdict = "within the noise of the seeds" if lead.noise else "more than the noise of the seeds"
+        log.info(
+            "  the first leads the second by %.2g +- %.2g, with %.2g between seeds: %s (p = %.2g)",
+            lead.gain,
+            lead.error,
+            lead.deviation,
+            verdict,
+            lead.p_value,
+        )
 
 
 def failures(records: Sequence[Record]) -> int:

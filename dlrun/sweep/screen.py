@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tqdm import tqdm
 from dlrun.sweep.record import Record
 from dlrun.sweep.space import Space, number, plain
 from dlrun.sweep.stages import Stage
+from dlrun.sweep.verdict import Verdict
 
 log = logging.getLogger("dlrun")
 
@@ -50,8 +52,11 @@ class Screen:
             recovered: trials that were begun and interrupted.
         """
         epochs = "" if stage.epochs is None else f", {stage.epochs} epochs each"
-        log.info("stage %d     %d trials%s", stage.number, stage.trials, epochs)
-        width = max(len(axis.key) for axis in space)
+        if stage.confirms:
+            log.info("confirm     %d trials, the best again with other seeds", stage.trials)
+        else:
+            log.info("stage %d     %d trials%s", stage.number, stage.trials, epochs)
+        width = max((len(axis.key) for axis in space), default=0)
         for axis in space:
             log.info("            %-*s  %s", width, axis.key, axis)
         if done or recovered:
@@ -97,6 +102,17 @@ class Screen:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+    def verdicts(self, stage: Stage, verdicts: Sequence[Verdict]) -> None:
+        """What a stage says of its axes."""
+        if not verdicts:
+            return
+        log.info("")
+        log.info("verdicts on stage %d", stage.number)
+        width = max(len(verdict.axis.key) for verdict in verdicts)
+        for verdict in verdicts:
+            log.info("  %-*s  %s", width, verdict.axis.key, verdict.text)
+        log.info("")
 
     def _count(self, record: Record) -> bool:
         """Count a trial; whether it is the best so far."""

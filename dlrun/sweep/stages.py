@@ -12,7 +12,7 @@ from dlrun.errors import ConfigError, did_you_mean
 from dlrun.sweep.notation import parse_axis
 from dlrun.sweep.record import Record
 from dlrun.sweep.response import Outcome
-from dlrun.sweep.space import Axis, Numeric, Space, in_order
+from dlrun.sweep.space import Axis, Condition, Numeric, Space, in_order
 from dlrun.sweep.verdict import Verdict
 
 _KEYS = ("trials", "epochs", "space")
@@ -27,12 +27,27 @@ class Stage:
         trials: in all, >= 1.
         epochs: of each trial; None: as the configuration says.
         space: the axes that are given; None: they follow from the verdicts.
+        confirms: whether it is not a search, but the best trials again.
     """
 
     number: int
     trials: int
     epochs: int | None
     space: Mapping[str, str] | None
+    confirms: bool = False
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """An axis that is no longer searched.
+
+    Attributes:
+        value: that it has from now on.
+        when: only where this holds; None: always.
+    """
+
+    value: Any
+    when: Condition | None = None
 
 
 @dataclass(frozen=True)
@@ -41,11 +56,30 @@ class Searched:
 
     Attributes:
         space: the axes.
-        fixed: path -> value of the axes that are no longer searched.
+        fixed: path -> what became of the axes that are no longer searched.
     """
 
     space: Space
-    fixed: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, Fixed] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Path -> value of what is fixed whatever the others are."""
+        return {key: item.value for key, item in self.fixed.items() if item.when is None}
+
+    def complete(self, values: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of a trial with what is fixed beside them.
+
+        Args:
+            values: path -> value of the axes.
+            settings: path -> value of what conditions ask for and what never was searched.
+        """
+        known = {**settings, **self.settings, **values}
+        found = dict(self.settings)
+        for key, item in self.fixed.items():
+            if item.when is not None and item.when.key in known and item.when.holds(known[item.when.key]):
+                found[key] = item.value
+        return {**found, **values}
 
 
 def read_stages(settings: SweepConfig) -> tuple[Stage, ...]:
@@ -120,12 +154,17 @@ def following(search: Search, before: Searched, verdicts: Sequence[Verdict], sta
         elif isinstance(verdict.next, Axis):
             axes.append(_within_limits(search, before, verdict.axis, verdict.next))
         else:
-            fixed[key] = verdict.next
+            fixed[key] = Fixed(verdict.next, verdict.axis.when)
     for key in given:
         fixed.pop(key, None)
     known = {axis.key for axis in axes}
     axes += [parse_axis(key, text) for key, text in given.items() if key not in known]
-    return Searched(in_order(tuple(axes)), fixed)
+    settled = Searched((), fixed).settings
+    # An axis of a component that was not chosen is gone with it.
+    left = [
+        axis for axis in axes if axis.when is None or axis.when.holds(settled.get(axis.when.key, axis.when.values[0]))
+    ]
+    return Searched(in_order(tuple(left)), fixed)
 
 
 def outcomes(space: Space, records: Sequence[Record], mode: str) -> list[Outcome]:
@@ -169,7 +208,7 @@ def _allowed(search: Search, before: Searched, key: str, value: Any) -> bool:
     if axis.when is not None:
         values[axis.when.key] = axis.when.values[0]
     try:
-        search.trial({**before.fixed, **values, key: value})
+        search.trial(before.complete({**values, key: value}, search.fixed))
     except ConfigError:
         return False
     return True

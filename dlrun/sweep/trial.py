@@ -18,7 +18,7 @@ import yaml
 from dlrun.assembly import build_fit, prepare
 from dlrun.checkpoint import load_newest
 from dlrun.commands.explaining import explaining
-from dlrun.config.compose import compose_saved
+from dlrun.config.compose import resolved
 from dlrun.config.load import finish
 from dlrun.errors import UserError
 from dlrun.logs import start_file, stop_file
@@ -77,7 +77,7 @@ def finished(folder: Path) -> Record | None:
 
 
 def _train(trial: Trial, folder: Path, watcher: _Watcher) -> None:
-    config = finish(compose_saved(trial.config, f"trial {trial.number}", folder, []))
+    config = finish(resolved(trial.config, f"trial {trial.number}", folder))
     run = RunFolder(folder)
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     run.lock()

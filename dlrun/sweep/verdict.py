@@ -6,12 +6,12 @@ An F-test says whether an axis matters at all, a bootstrap over the trials where
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy import stats
 
 from dlrun.sweep.response import Outcome, Response, parabola
 from dlrun.sweep.space import Axis, Choice, Numeric, Space, number, plain
@@ -107,8 +107,13 @@ def _infeasible(axis: Axis, outcomes: Sequence[Outcome]) -> tuple[Side, float] |
     if best is None:
         return None
     _, side, where, beyond, size = best
-    table = np.array([[beyond, size - beyond], [total - beyond, len(known) - size - (total - beyond)]])
-    return (side, where) if stats.fisher_exact(table, alternative="greater")[1] < _SURE else None
+    return (side, where) if _chance(beyond, size, total, len(known)) < _SURE else None
+
+
+def _chance(found: int, size: int, total: int, count: int) -> float:
+    """Probability of ``found`` or more of ``total`` marked ones among ``size`` of ``count`` (Fisher's exact test)."""
+    ways = sum(math.comb(total, i) * math.comb(count - total, size - i) for i in range(found, min(size, total) + 1))
+    return ways / math.comb(count, size)
 
 
 def _unclear(axis: Axis, infeasible: tuple[Side, float] | None, count: int) -> Verdict:

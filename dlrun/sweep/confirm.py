@@ -1,0 +1,134 @@
+"""The best trials again with other seeds: what is left of their lead when luck is taken out.
+
+The best of many trials has been lucky as well as good, so its own score is not counted among those of the new seeds.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dlrun.config.schema import SweepConfig
+from dlrun.errors import ConfigError, did_you_mean
+from dlrun.sweep.record import Record
+
+_KEYS = ("top", "seeds")
+SEED = "seed"
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A trial with the scores of its other seeds.
+
+    Attributes:
+        record: the trial itself.
+        scores: of the seeds that came to their end.
+        failed: seeds that did not.
+    """
+
+    record: Record
+    scores: tuple[float, ...]
+    failed: int
+
+    @property
+    def mean(self) -> float:
+        """Mean score; NaN without scores."""
+        return statistics.fmean(self.scores) if self.scores else math.nan
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation between seeds (n - 1 in the denominator); NaN with less than two."""
+        return statistics.stdev(self.scores) if len(self.scores) > 1 else math.nan
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What the lead of one trial over another is worth.
+
+    Attributes:
+        gain: difference of the means; > 0 if the first is better.
+        deviation: standard deviation between seeds, of both together.
+        error: standard error of the gain.
+        p_value: probability of such a difference by the seeds alone, two-sided; NaN if there are too few.
+    """
+
+    gain: float
+    deviation: float
+    error: float
+    p_value: float
+
+    @property
+    def noise(self) -> bool:
+        """Whether the seeds alone would give such a difference in more than 5 of 100 cases."""
+        return not self.p_value < 0.05
+
+
+def read_confirm(settings: SweepConfig) -> tuple[int, int] | None:
+    """(trials, seeds of each), or None if nothing is to be confirmed.
+
+    Raises:
+        ConfigError: for unknown or missing keys.
+    """
+    if not settings.confirm:
+        return None
+    problems = [
+        f"sweep.confirm.{key}: unknown key; {did_you_mean(key, _KEYS)}" for key in settings.confirm if key not in _KEYS
+    ]
+    problems += [f"sweep.confirm.{key}: is missing" for key in _KEYS if key not in settings.confirm]
+    if settings.confirm.get("seeds", 2) < 2:
+        problems.append("sweep.confirm.seeds: must be >= 2, for one more score says nothing of the noise")
+    if problems:
+        raise ConfigError(problems)
+    return settings.confirm["top"], settings.confirm["seeds"]
+
+
+def trials(best: Sequence[Record], seeds: int, seed: int) -> list[dict[str, Any]]:
+    """The values of the trials: each of ``best`` with the seeds after ``seed``."""
+    return [{**record.values, SEED: seed + i} for record in best for i in range(1, seeds + 1)]
+
+
+def confirmed(best: Sequence[Record], records: Sequence[Record], mode: str) -> list[Confirmed]:
+    """The trials with the scores of their seeds, the best mean first.
+
+    Args:
+        best: what was confirmed.
+        records: of the trials that :func:`trials` named.
+        mode: whether small or large scores are good.
+    """
+    found = []
+    for record in best:
+        own = [other for other in records if _values(other.values) == _values(record.values)]
+        scores = tuple(other.score for other in own if other.status == "ok" and other.score is not None)
+        found.append(Confirmed(record, scores, len(own) - len(scores)))
+    sign = 1.0 if mode == "max" else -1.0
+    return sorted(found, key=lambda item: math.inf if math.isnan(item.mean) else -sign * item.mean)
+
+
+def difference(one: Confirmed, other: Confirmed, mode: str) -> Difference:
+    """What the lead of ``one`` over ``other`` is worth.
+
+    Source: Welch 1947, "The generalization of Student's problem when several different population variances are
+        involved"; Henderson et al. 2018, "Deep reinforcement learning that matters" (why seeds must be counted).
+    """
+    sign = 1.0 if mode == "max" else -1.0
+    gain = sign * (one.mean - other.mean)
+    if len(one.scores) < 2 or len(other.scores) < 2:
+        return Difference(gain, math.nan, math.nan, math.nan)
+    from scipy.special import stdtr
+
+    parts = [item.deviation**2 / len(item.scores) for item in (one, other)]
+    error = math.sqrt(sum(parts))
+    deviation = math.sqrt((one.deviation**2 + other.deviation**2) / 2)
+    if error == 0:
+        return Difference(gain, 0.0, 0.0, 0.0 if gain else 1.0)
+    freedom = sum(parts) ** 2 / sum(
+        part**2 / (len(item.scores) - 1) for part, item in zip(parts, (one, other), strict=True)
+    )
+    return Difference(gain, deviation, error, float(2 * stdtr(freedom, -abs(gain) / error)))
+
+
+def _values(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return sorted((key, repr(value)) for key, value in values.items() if key != SEED)

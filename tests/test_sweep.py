@@ -1,0 +1,413 @@
+"""``dlrun sweep``: the search from the command line to its results."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dlrun.cli import main
+from dlrun.config.search import load_search
+from dlrun.errors import ConfigError
+
+PLUGIN = '''
+import os, signal, time
+from typing import Literal
+from dlrun.registry import CALLBACKS
+from dlrun.train.fit import Callback
+
+@CALLBACKS.register
+class trouble(Callback):
+    """Does what a trial should not do."""
+    def __init__(self, *, kind: Literal["none", "raise", "memory", "killed", "hang", "nan", "slow"] = "none") -> None:
+        self.kind = kind
+    def epoch_start(self, fit):
+        if fit.state.epoch != 1:
+            return
+        if self.kind == "raise":
+            raise RuntimeError("boom")
+        if self.kind == "memory":
+            raise MemoryError("no more")
+        if self.kind == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.kind == "hang":
+            time.sleep(600)
+        if self.kind == "nan":
+            for parameter in fit.model.parameters():
+                parameter.data.fill_(float("nan"))
+    def step_end(self, fit):
+        if self.kind == "slow":
+            time.sleep(0.05)
+'''
+TINY = (
+    "data=synthetic",
+    "data.samples=120",
+    "data.batch_size=16",
+    "data.eval_batch_size=32",
+    "model=mlp",
+    "model.hidden=[8]",
+    "trainer.epochs=3",
+    "trainer.threads=1",
+)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "trouble.py").write_text(PLUGIN)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*words: str) -> int:
+    return main(["sweep", *TINY, *words])
+
+
+def folder(home: Path) -> Path:
+    (found,) = (home / "sweeps").iterdir()
+    return found
+
+
+def rows(home: Path) -> list[dict[str, str]]:
+    with (folder(home) / "results.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def start(home: Path, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "dlrun", "sweep", *words],
+        cwd=home,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run_apart(home: Path, *words: str) -> tuple[int, str]:
+    """In a process of its own: a plug-in stays registered for as long as a process lives."""
+    process = start(home, *TINY, *words)
+    out, _ = process.communicate(timeout=300)
+    return process.returncode, out
+
+
+def test_a_search_and_what_it_leaves(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("optimizer.lr=log(1e-3, 1)", "optimizer=choice(sgd, adam)", "sweep.trials=4", "sweep.jobs=0") == 0
+    out = capsys.readouterr().out
+    found = rows(home)
+    assert [row["status"] for row in found] == ["ok"] * 4
+    assert len({row["optimizer.lr"] for row in found}) == 4
+    best = min(found, key=lambda row: float(row["score"]))
+    assert f"best of 4 trials by val/loss\n  {float(best['score']):.5g}" in out
+    tree = yaml.safe_load((folder(home) / "best.yaml").read_text())
+    assert tree["optimizer"]["name"] == best["optimizer"]
+    assert tree["optimizer"]["lr"] == float(best["optimizer.lr"])
+    assert "progress" in tree["callbacks"]
+    trial = folder(home) / "trials" / best["folder"]
+    assert {"config.yaml", "metrics.jsonl", "checkpoints", "env.json", "trial.json"} <= {
+        p.name for p in trial.iterdir()
+    }
+    capsys.readouterr()
+    assert main(["eval", f"checkpoint={trial}", "split=val"]) == 0
+    assert f"{float(best['score']):.4f}" in capsys.readouterr().out
+    assert main(["train", f"config={folder(home) / 'best.yaml'}", "callbacks.progress=null"]) == 0
+    (again,) = (home / "runs").iterdir()
+    results = json.loads((again / "results.json").read_text())
+    assert results["best"]["val/loss"] == float(best["score"])
+
+
+def test_trials_do_not_depend_on_the_number_of_jobs(home: Path) -> None:
+    words = ("optimizer.lr=log(1e-3, 1)", "sweep.trials=5")
+    assert run(*words, "sweep.jobs=0", "sweep.root=one") == 0
+    assert run(*words, "sweep.jobs=2", "sweep.root=two") == 0
+    tables = []
+    for root in ("one", "two"):
+        (found,) = (home / root).iterdir()
+        with (found / "results.csv").open() as file:
+            tables.append([{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)])
+    assert tables[0] == tables[1]
+
+
+def test_every_kind_of_trouble_has_its_status(home: Path) -> None:
+    kinds = ("none", "raise", "memory", "killed", "hang", "nan")
+    code, out = run_apart(
+        home,
+        "plugins=[./trouble.py]",
+        f"callbacks.trouble.kind=choice({', '.join(kinds)})",
+        "sweep.search=grid",
+        "sweep.jobs=2",
+        "sweep.timeout=8s",
+    )
+    assert code == 0
+    status = {row["callbacks.trouble.kind"]: row["status"] for row in rows(home)}
+    assert status == {
+        "none": "ok",
+        "raise": "failed",
+        "memory": "oom",
+        "killed": "oom",
+        "hang": "timeout",
+        "nan": "diverged",
+    }
+    failed = next(row for row in rows(home) if row["status"] == "failed")
+    assert "failed: RuntimeError: boom" in out
+    assert f"trials/{failed['folder']}/error.txt" in out
+    assert "RuntimeError: boom" in (folder(home) / "trials" / failed["folder"] / "error.txt").read_text()
+    ok = next(row for row in rows(home) if row["status"] == "ok")
+    assert (folder(home) / "best.yaml").read_text().startswith(f"# The best trial of a sweep, {ok['folder']}")
+
+
+@pytest.mark.parametrize(("limit", "trials"), [("sweep.fail_fast=true", 1), ("sweep.max_failures=1", 2)])
+def test_failures_can_end_the_sweep(home: Path, limit: str, trials: int) -> None:
+    words = ("plugins=[./trouble.py]", "callbacks.trouble.kind=raise", "optimizer.lr=log(1e-3, 1)", "sweep.trials=6")
+    code, out = run_apart(home, *words, limit, "sweep.jobs=0")
+    assert code == 1
+    assert [row["status"] for row in rows(home)] == ["failed"] * trials
+    assert "go on with  dlrun sweep resume=" in out
+
+
+def test_an_exploding_loss_ends_a_trial(home: Path) -> None:
+    assert run("optimizer.lr=choice(0.01, 30)", "sweep.search=grid", "sweep.jobs=0", "trainer.log_every=1") == 0
+    found = {row["optimizer.lr"]: row for row in rows(home)}
+    assert found["30"]["status"] == "diverged"
+    assert "times the first one" in found["30"]["reason"] or "NaN" in found["30"]["reason"]
+    assert found["0.01"]["status"] == "ok"
+
+
+def test_a_resumed_sweep_is_idempotent_and_grows(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("optimizer.lr=log(1e-3, 1)", "sweep.trials=3", "sweep.jobs=0") == 0
+    before = (folder(home) / "results.csv").read_text()
+    assert main(["sweep", f"resume={folder(home)}"]) == 0
+    assert (folder(home) / "results.csv").read_text() == before
+    assert main(["sweep", f"resume={folder(home)}", "sweep.trials=5"]) == 0
+    after = (folder(home) / "results.csv").read_text()
+    assert after.startswith(before)
+    assert len(after.splitlines()) == 6
+
+
+def test_another_space_is_refused_unless_extended(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("optimizer.lr=log(1e-3, 1)", "sweep.trials=2", "sweep.jobs=0") == 0
+    words = ["sweep", f"resume={folder(home)}", "optimizer.lr=log(1e-2, 1)", "sweep.trials=4"]
+    capsys.readouterr()
+    assert main(words) == 2
+    assert "search space of optimizer.lr: was 'log(0.001, 1)', is now 'log(0.01, 1)'" in capsys.readouterr().err
+    assert main([*words, "extend=true"]) == 0
+    assert len(rows(home)) == 4
+    assert all(float(row["optimizer.lr"]) >= 0.01 for row in rows(home)[2:])
+
+
+def test_stages_and_confirmation(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = run(
+        "optimizer.lr=log(1e-3, 1)",
+        "sweep.stages=[{trials: 12, epochs: 1}, {trials: 3, epochs: 2}]",
+        "sweep.confirm={top: 2, seeds: 2}",
+        "sweep.jobs=0",
+    )
+    assert code == 0
+    out = capsys.readouterr().out
+    assert "verdicts on stage 1" in out
+    found = rows(home)
+    assert [row["stage"] for row in found] == ["1"] * 12 + ["2"] * 3 + ["3"] * 4
+    assert {row["epochs"] for row in found if row["stage"] == "1"} == {"1"}
+    assert {row["epochs"] for row in found if row["stage"] == "2"} == {"2"}
+    assert [row["seed"] for row in found if row["stage"] == "3"] == ["1", "2", "1", "2"]
+    assert "the best with other seeds" in out
+    assert "between seeds" in out
+
+
+@pytest.mark.parametrize("prune", ["median", "halving"])
+def test_pruning_spends_less(home: Path, prune: str) -> None:
+    words = ("optimizer.lr=log(1e-5, 1)", "sweep.trials=12", f"sweep.prune={prune}", "trainer.epochs=9")
+    assert run(*words, "sweep.jobs=0") == 0
+    found = rows(home)
+    status = [row["status"] for row in found]
+    assert set(status) <= {"ok", "pruned", "diverged"}
+    assert {"ok", "pruned"} <= set(status)
+    assert all(float(row["epochs"]) == 9 for row in found if row["status"] == "ok")
+    assert all(float(row["epochs"]) < 9 for row in found if row["status"] == "pruned")
+    if prune == "halving":
+        assert {row["epochs"] for row in found if row["status"] == "pruned"} <= {"1", "3"}
+        # A promoted trial went on in its folder: each epoch was trained once.
+        done = next(row for row in found if row["status"] == "ok")
+        lines = (folder(home) / "trials" / done["folder"] / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["epoch"] for line in lines if '"epoch"' in line and '"event": "eval"' in line] == list(
+            range(1, 10)
+        )
+
+
+def test_a_signal_saves_the_trials(home: Path) -> None:
+    slow = ("plugins=[./trouble.py]", "callbacks.trouble.kind=slow", "optimizer.lr=log(1e-3, 1)", "sweep.trials=4")
+    process = start(home, *TINY, *slow, "sweep.jobs=2")
+    _wait_for(home, "checkpoints/last.pt")
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 75, out
+    assert "go on with  dlrun sweep resume=" in out
+    process = start(home, f"resume={folder(home)}")
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    assert [row["status"] for row in rows(home)] == ["ok"] * 4
+
+
+def _wait_for(home: Path, pattern: str) -> None:
+    deadline = time.monotonic() + 120
+    while not list(home.glob(f"sweeps/*/trials/*/{pattern}")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def _killed_and_resumed(home: Path, words: Sequence[str], kills: int, seed: int) -> None:
+    """Kill the whole sweep at random moments, resuming each time; at last let it end."""
+    moments = random.Random(seed)
+    process = start(home, *words)
+    for _ in range(kills):
+        if not list(home.glob("sweeps/*/sweep.yaml")):
+            _wait_for(home, "config.yaml")
+        time.sleep(moments.uniform(0, 2.5))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        process = start(home, f"resume={folder(home)}")
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+
+
+def _table(home: Path) -> list[dict[str, str]]:
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows(home)]
+
+
+KILLED = (
+    *TINY,
+    "plugins=[./trouble.py]",
+    "callbacks.trouble.kind=slow",
+    "optimizer.lr=log(1e-3, 1)",
+    "optimizer.weight_decay=log(1e-5, 1e-2)",
+    "sweep.trials=6",
+)
+
+
+@pytest.mark.parametrize("jobs", [0, 2])
+def test_kill_and_resume_gives_the_same_sweep(tmp_path: Path, jobs: int) -> None:
+    _compare_killed(tmp_path, jobs, kills=2, seed=jobs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_twenty_kills_give_the_same_sweep(tmp_path: Path, jobs: int) -> None:
+    _compare_killed(tmp_path, jobs, kills=20, seed=10 + jobs)
+
+
+def _compare_killed(tmp_path: Path, jobs: int, kills: int, seed: int) -> None:
+    homes = [tmp_path / name for name in ("whole", "killed")]
+    for home in homes:
+        home.mkdir()
+        (home / "trouble.py").write_text(PLUGIN)
+    whole = start(homes[0], *KILLED, f"sweep.jobs={jobs}")
+    out, _ = whole.communicate(timeout=300)
+    assert whole.returncode == 0, out
+    _killed_and_resumed(homes[1], [*KILLED, f"sweep.jobs={jobs}"], kills, seed)
+    assert _table(homes[0]) == _table(homes[1])
+    metrics = [
+        {path.parent.name: path.read_bytes() for path in home.glob("sweeps/*/trials/*/metrics.jsonl")} for home in homes
+    ]
+    assert metrics[0] == metrics[1]
+    assert len(metrics[0]) == 6
+
+
+def test_a_torn_journal_line_is_mended(home: Path) -> None:
+    assert run("optimizer.lr=log(1e-3, 1)", "sweep.trials=2", "sweep.jobs=0") == 0
+    before = (folder(home) / "results.csv").read_text()
+    journal = folder(home) / "journal.log"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + b'{"op_code":6,"worker_id":"x","tri')
+    assert main(["sweep", f"resume={folder(home)}", "sweep.trials=3"]) == 0
+    assert (folder(home) / "results.csv").read_text().startswith(before)
+    assert len(rows(home)) == 3
+    assert all(json.loads(line) for line in journal.read_bytes().splitlines())
+
+
+@pytest.mark.parametrize("search", ["sobol", "grid", "tpe"])
+def test_searchers(home: Path, search: str) -> None:
+    space = ("optimizer.lr=log(1e-3, 1)", "optimizer=choice(sgd, adam)")
+    conditional = "optimizer.momentum=logit(0.5, 0.99) when optimizer=sgd"
+    assert run(*space, conditional, f"sweep.search={search}", "sweep.points=2", "sweep.jobs=0", "trainer.epochs=1") == 0
+    found = rows(home)
+    assert len(found) == (6 if search == "grid" else 20)
+    for row in found:
+        assert (row["optimizer.momentum"] == "") == (row["optimizer"] == "adam")
+        assert 1e-3 <= float(row["optimizer.lr"]) <= 1
+
+
+def problems(*words: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_search(None, [*TINY, *words])
+    return list(caught.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "there is nothing to search"),
+        (
+            ("optimizer.lrr=log(1e-3, 1)",),
+            "optimizer.lrr: unknown key: optimizer 'sgd' has no option 'lrr'",
+        ),
+        (("optimizer.momentum=uniform(0, 1)",), "must be a number >= 0 and < 1, got 1.0"),
+        (("optimizer=choice(sgd, adamm)",), "unknown optimizer 'adamm'; did you mean adam or adamw?"),
+        (("optimizer.lr=lg(1e-3, 1)",), "there is no lg(); did you mean log"),
+        (("optimizer.lr=log(1e-3, 1)", "sweep.trails=3"), "sweep.trails: unknown key; did you mean trials"),
+        (("optimizer.momentum=uniform(0, .9) when optimizer=adam",), "never holds, for optimizer is 'sgd'"),
+        (("optimizer.momentum=uniform(0, .9) when optimizr=sgd",), "the configuration has no optimizr"),
+        (("seed=choice(1, two)",), "seed: must be a whole number"),
+    ],
+)
+def test_wrong_spaces_are_told_before_the_first_trial(words: tuple[str, ...], message: str) -> None:
+    found = problems(*words)
+    assert any(message in problem for problem in found), found
+
+
+def test_a_wide_range_without_log_is_warned_about() -> None:
+    search = load_search(None, [*TINY, "optimizer.lr=uniform(1e-4, 1e-1)"])
+    assert len(search.warnings) == 1
+    assert "write log(0.0001, 0.1)" in search.warnings[0]
+
+
+def test_axes_in_a_file(home: Path) -> None:
+    (home / "my.yaml").write_text(
+        "optimizer:\n  name: choice(sgd, adam)\n  lr: log(1e-3, 1)\n"
+        "sweep:\n  trials: 7\n  space:\n    model:\n      dropout: uniform(0, 0.5)\n"
+    )
+    search = load_search("my.yaml", list(TINY))
+    assert {axis.key: str(axis.distribution) for axis in search.space} == {
+        "optimizer.name": "choice(sgd, adam)",
+        "optimizer.lr": "log(0.001, 1)",
+        "model.dropout": "uniform(0, 0.5)",
+    }
+    assert search.origins["optimizer.lr"] == "my.yaml:3"
+    assert search.settings.trials == 7
+    search = load_search("my.yaml", [*TINY, "optimizer.lr=0.1"])
+    assert "optimizer.lr" not in {axis.key for axis in search.space}
+
+
+def test_training_refuses_a_space(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *TINY, "optimizer.lr=log(1e-3, 1)"]) == 2
+    assert "is a search space; give one value, or search with dlrun sweep" in capsys.readouterr().err
+
+
+def test_an_unknown_metric_is_told_before_the_first_trial(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("optimizer.lr=log(1e-3, 1)", "sweep.metric=val/acuracy") == 2
+    assert "did you mean val/accuracy" in capsys.readouterr().err
+    assert not (home / "sweeps").exists()
+
+
+def test_a_grid_larger_than_the_trials_is_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("optimizer.lr=log(1e-3, 1)", "optimizer.momentum=uniform(0, 0.9)", "sweep.search=grid")
+    assert run(*words) == 2
+    assert "the grid has 25 points (5 x 5), but sweep.trials=20; set sweep.trials=25" in capsys.readouterr().err
