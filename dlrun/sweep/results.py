@@ -41,7 +41,7 @@ def table(outcome: Outcome) -> str:
 
 
 def best_config(search: Search, outcome: Outcome, record: Record) -> Mapping[str, Any]:
-    """The configuration of a trial as ``dlrun train`` runs it: with the user's callbacks, and the same best checkpoint."""
+    """The configuration of a trial for ``dlrun train``: with the user's callbacks, and the same best checkpoint."""
     result = next(result for result in outcome.stages if result.stage.number == record.stage)
     settings: dict[str, Any] = {
         "callbacks.checkpoint.monitor": search.settings.metric,
