@@ -63,7 +63,7 @@ def test_wheel_holds_every_file_of_the_packages(wheel_files: set[str]) -> None:
             relative = path.relative_to(ROOT / folder)
             if path.is_symlink() or any((ROOT / folder / part).is_symlink() for part in relative.parents):
                 continue
-            if path.suffix in (".py", ".yaml", ".md") or path.name == "py.typed":
+            if path.suffix in (".py", ".yaml", ".md", ".css", ".html", ".js") or path.name == "py.typed":
                 expected.add(f"{target}/{relative.as_posix()}")
     packaged = {name for name in wheel_files if name.startswith("dlrun/")}
     assert packaged == expected

@@ -57,6 +57,7 @@ def _sweep(search: Search, folder: RunFolder | None, threads: int | None) -> int
     from dlrun.sweep import folder as folders
     from dlrun.sweep import results
     from dlrun.sweep.conduct import Conductor
+    from dlrun.sweep.page import LivePage
     from dlrun.sweep.screen import Screen, shown
 
     _check_start(search)
@@ -71,6 +72,7 @@ def _sweep(search: Search, folder: RunFolder | None, threads: int | None) -> int
         log.info("sweep       %s", shown(folder.path))
         screen = Screen(search.settings.metric, search.settings.mode, shown(folder.path))
         conductor = Conductor(search, folder, threads, screen)
+        screen.also = LivePage(search, folder, conductor.outcome).refresh
         try:
             with _stopping(conductor):
                 outcome = conductor.run()

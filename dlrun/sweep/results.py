@@ -1,4 +1,4 @@
-"""What a sweep leaves behind: ``results.csv``, ``best.yaml``, and what the screen says at the end."""
+"""What a sweep leaves behind: ``results.csv``, ``best.yaml``, its page, and what the screen says at the end."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from dlrun.config.search import Search
 from dlrun.runfolder import RunFolder
 from dlrun.sweep.conduct import Outcome
 from dlrun.sweep.confirm import difference
+from dlrun.sweep.hparams import write_hparams
+from dlrun.sweep.page import NAME as PAGE
+from dlrun.sweep.page import write_page
 from dlrun.sweep.record import Record
 from dlrun.sweep.screen import shown, told
 from dlrun.sweep.space import number, plain
@@ -53,7 +56,7 @@ def best_config(search: Search, outcome: Outcome, record: Record) -> Mapping[str
 
 
 def write(search: Search, folder: RunFolder, outcome: Outcome) -> None:
-    """Write ``results.csv`` and ``best.yaml``; what cannot be written is told, and nothing is lost by it."""
+    """Write the results, the page and TensorBoard's; what cannot be written is told, and nothing is lost by it."""
     settings = search.settings
     try:
         folder.write_text("results.csv", table(outcome))
@@ -62,6 +65,8 @@ def write(search: Search, folder: RunFolder, outcome: Outcome) -> None:
             head = f"# The best trial of a sweep, {record.folder}: {score} after {record.epochs:g} epochs.\n"
             tree = yaml.safe_dump(dict(best_config(search, outcome, record)), sort_keys=False)
             folder.write_text("best.yaml", f"{head}#\n#   dlrun train config=best.yaml\n{tree}")
+        write_page(search, folder, outcome)
+        write_hparams(folder.tensorboard, settings.metric, outcome)
     except OSError as error:
         log.warning("the results cannot be written to %s: %s", folder.path, error.strerror)
 
@@ -88,6 +93,7 @@ def report(search: Search, folder: RunFolder, outcome: Outcome) -> None:
         log.info("stopped     %s", outcome.stopped)
         log.info("go on with  dlrun sweep resume=%s", shlex.quote(path))
     log.info("results     %s/results.csv", path)
+    log.info("page        %s/%s", path, PAGE)
     if best:
         log.info("train it    dlrun train config=%s", shlex.quote(f"{path}/best.yaml"))
         log.info("evaluate    dlrun eval checkpoint=%s", shlex.quote(f"{path}/trials/{best[0].folder}"))

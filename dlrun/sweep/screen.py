@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,9 @@ class Screen:
         metric: of the score.
         mode: whether small or large scores are good.
         folder: of the sweep, as messages show it.
+
+    Attributes:
+        also: called after each trial, for what else shows the sweep while it runs.
     """
 
     def __init__(self, metric: str, mode: str, folder: str) -> None:
@@ -41,6 +44,7 @@ class Screen:
         self._shown_at = 0.0
         self._began = time.monotonic()
         self._ran = 0
+        self.also: Callable[[], None] = lambda: None
 
     def begin(self, stage: Stage, space: Space, done: int, recovered: int) -> None:
         """A stage begins.
@@ -96,6 +100,7 @@ class Screen:
             self._shown_at = time.monotonic()
             left = (self._total - self._done) * (time.monotonic() - self._began) / self._ran
             log.info("%d/%d  %s  ETA %d:%02d", self._done, self._total, self._summary(), *divmod(round(left), 60))
+        self.also()
 
     def end(self) -> None:
         """The stage is over."""

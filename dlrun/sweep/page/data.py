@@ -1,0 +1,303 @@
+"""What the charts of a sweep's page show, as plain values: positions, marks and texts.
+
+All arithmetic is here, so that the script of the page only draws. Positions are in [0, 1] along their axis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dlrun.config.schema import SweepConfig
+from dlrun.scores import is_rate
+from dlrun.sweep.conduct import Outcome, StageResult
+from dlrun.sweep.page.ticks import Ticks, ticks
+from dlrun.sweep.record import Record
+from dlrun.sweep.response import Response
+from dlrun.sweep.space import Axis, Choice, Distribution, Numeric, Scale, number, plain, same
+from dlrun.sweep.stages import outcomes
+
+PLACED = ("ok", "pruned", "timeout")
+"""Trials with these endings have a score that can be compared; all others are shown beside the scale."""
+_LOG_FROM = 20.0
+"""Ratio of the largest score to the smallest from which scores are shown on a logarithmic scale."""
+_FAR = 8.0
+"""Scores farther from the best than so many times the middle half of all are drawn at the edge."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An axis of the sweep over all its stages.
+
+    Attributes:
+        key: path in the configuration.
+        name: its last words, as many as tell it from the others.
+        distribution: holds everything that any stage searched.
+        when: the condition in words; empty if there is none.
+    """
+
+    key: str
+    name: str
+    distribution: Distribution
+    when: str
+
+
+def shown_axes(outcome: Outcome) -> list[Shown]:
+    """The axes of all stages, in the order in which they first appear."""
+    found: dict[str, list[Axis]] = {}
+    for result in outcome.stages:
+        for axis in result.searched.space:
+            found.setdefault(axis.key, []).append(axis)
+    names = short_names(list(found))
+    axes = []
+    for key, stages in found.items():
+        drawn = [value for _, value in _values(outcome, key)]
+        when = next((str(axis.when) for axis in stages if axis.when is not None), "")
+        axes.append(Shown(key, names[key], _whole([axis.distribution for axis in stages], drawn), when))
+    return axes
+
+
+def short_names(keys: Sequence[str]) -> dict[str, str]:
+    """Key -> its last words, as many as tell it from the other keys: ``lr`` of ``optimizer.lr``."""
+    names = {}
+    for key in keys:
+        words = key.split(".")
+        length = 1
+        while length < len(words) and any(
+            other != key and other.split(".")[-length:] == words[-length:] for other in keys
+        ):
+            length += 1
+        names[key] = ".".join(words[-length:])
+    return names
+
+
+def importances(result: StageResult, mode: str, seed: int = 0) -> dict[str, float | None]:
+    """Key -> share of the ranks' variance that the axis explains in a stage, in [0, 1]; None: too few trials to tell.
+
+    Args:
+        result: of the stage.
+        mode: whether small or large scores are good.
+        seed: of the fit.
+    """
+    space = result.searched.space
+    records = [result.records[number] for number in sorted(result.records)]
+    response = Response(space, outcomes(space, records, mode), seed)
+    values = (response.importance(i) for i in range(len(space)))
+    return {axis.key: None if math.isnan(value) else round(value, 4) for axis, value in zip(space, values, strict=True)}
+
+
+def score_text(metric: str, score: float | None) -> str:
+    """A score as tables and tooltips show it."""
+    if score is None:
+        return "none"
+    return f"{score:.2%}" if _is_share(metric, score) else f"{score:.4g}"
+
+
+def chart_data(settings: SweepConfig, outcome: Outcome) -> dict[str, Any]:
+    """What the script of the page draws.
+
+    Args:
+        settings: of the sweep.
+        outcome: what it found so far.
+
+    Returns:
+        A plain tree without NaN.
+    """
+    axes = shown_axes(outcome)
+    records = outcome.records
+    best = next(iter(outcome.best(settings.mode)), None)
+    scores = [record.score for record in records if record.score is not None and _placed(record)]
+    score_scale = _extent(scores, settings.mode)
+    values = [value for record in records for _, value in record.curve]
+    curve_scale = _extent([*values, *scores], settings.mode)
+    farthest = max((epoch for record in records for epoch, _ in record.curve), default=1.0)
+    epochs = Numeric("linear", 0.0, max(farthest, 1e-3))
+    weights = [importances(result, settings.mode) for result in outcome.stages]
+    return {
+        "metric": settings.metric,
+        "mode": settings.mode,
+        "score": _scale(settings.metric, score_scale) if scores else _marks(Ticks(())),
+        "curve": _scale(settings.metric, curve_scale) if values else _marks(Ticks(())),
+        "epochs": _scale("", epochs),
+        "stages": [{"number": result.stage.number, "name": stage_name(result)} for result in outcome.stages],
+        "axes": [_axis(axis, outcome, weights) for axis in axes],
+        "trials": [
+            _trial(record, result, axes, settings.metric, (score_scale, curve_scale, epochs), record is best)
+            for result in outcome.stages
+            for _, record in sorted(result.records.items())
+        ],
+    }
+
+
+def stage_name(result: StageResult) -> str:
+    """A stage in words."""
+    return f"stage {result.stage.number}" if result.stage.number else "confirmation"
+
+
+def _axis(shown: Shown, outcome: Outcome, weights: Sequence[dict[str, float | None]]) -> dict[str, Any]:
+    spread = shown.distribution
+    ranges, avoid, following = [], None, None
+    for result in outcome.stages:
+        for axis in result.searched.space:
+            if axis.key == shown.key:
+                begin, end = _interval(spread, axis.distribution)
+                ranges.append({"stage": result.stage.number, "from": begin, "to": end, "text": str(axis.distribution)})
+        for verdict in result.verdicts:
+            if verdict.axis.key != shown.key:
+                continue
+            if result is outcome.stages[-1] and isinstance(verdict.next, Axis):
+                begin, end = _interval(spread, verdict.next.distribution)
+                following = {"from": begin, "to": end, "text": str(verdict.next.distribution)}
+            if verdict.infeasible is not None and isinstance(verdict.axis.distribution, Numeric):
+                side, where = verdict.infeasible
+                at = _position(spread, verdict.axis.distribution.at(where))
+                text = f"diverges {side} {number(float(f'{verdict.axis.distribution.at(where):.2g}'))}"
+                avoid = {"from": at if side == "above" else 0.0, "to": 1.0 if side == "above" else at, "text": text}
+    return {
+        "key": shown.key,
+        "name": shown.name,
+        "kind": spread.scale if isinstance(spread, Numeric) else "choice",
+        "values": _distinct(spread),
+        "when": shown.when,
+        **_marks(ticks(spread)),
+        "importance": next((found[shown.key] for found in reversed(weights) if found.get(shown.key) is not None), None),
+        "ranges": ranges,
+        "avoid": avoid,
+        "next": following,
+    }
+
+
+def _trial(
+    record: Record,
+    result: StageResult,
+    axes: Sequence[Shown],
+    metric: str,
+    scales: tuple[Numeric, Numeric, Numeric],
+    best: bool,
+) -> dict[str, Any]:
+    score_scale, curve_scale, epochs = scales
+    values = {**result.searched.fixed, **record.values}
+    placed = _placed(record)
+    return {
+        "id": record.folder or f"{record.stage}-{record.number:04d}",
+        "stage": record.stage,
+        "status": record.status,
+        "reason": record.reason,
+        "score": _position(score_scale, record.score) if placed else None,
+        "exact": record.score if placed else None,
+        "told": score_text(metric, record.score),
+        "best": best,
+        "epochs": f"{record.epochs:g}",
+        "seconds": f"{record.seconds:.3g}",
+        "at": [_position(axis.distribution, values[axis.key]) if axis.key in values else None for axis in axes],
+        "values": [value_text(values[axis.key]) if axis.key in values else None for axis in axes],
+        "curve": [
+            [_position(epochs, epoch), _position(curve_scale, value)]
+            for epoch, value in record.curve
+            if math.isfinite(value)
+        ],
+    }
+
+
+def _placed(record: Record) -> bool:
+    return record.status in PLACED and record.score is not None and math.isfinite(record.score)
+
+
+def value_text(value: object) -> str:
+    """A value as tables and tooltips show it."""
+    return f"{value:.4g}" if isinstance(value, float) else plain(value)
+
+
+def _values(outcome: Outcome, key: str) -> Iterator[tuple[Record, Any]]:
+    """The trials that have a value on an axis, drawn or fixed, and the value."""
+    for result in outcome.stages:
+        for _, record in sorted(result.records.items()):
+            values = {**result.searched.fixed, **record.values}
+            if key in values:
+                yield record, values[key]
+
+
+def _whole(parts: Sequence[Distribution], drawn: Sequence[Any]) -> Distribution:
+    """A distribution in the scale of the first one that holds all of them and every value that was drawn."""
+    first = parts[0]
+    ends = [value for part in parts for value in (part.values if isinstance(part, Choice) else (part.low, part.high))]
+    everything = [*ends, *drawn]
+    numbers = [value for value in everything if isinstance(value, (int, float)) and not isinstance(value, bool)]
+    if isinstance(first, Choice) or len(numbers) < len(everything):
+        values: list[Any] = []
+        for value in everything:
+            if not any(same(value, known) for known in values):
+                values.append(value)
+        return Choice(tuple(values))
+    low, high = min(numbers), max(numbers)
+    scale: Scale = first.scale
+    if (scale == "log" and low <= 0) or (scale == "logit" and not 0 < low < high < 1):
+        scale = "linear"
+    return Numeric(scale, low, high, first.integer and all(value == int(value) for value in numbers))
+
+
+def _extent(scores: Sequence[float], mode: str) -> Numeric:
+    """The interval of the scores that are worth the room: a few that are far off would press all others together."""
+    ordered = sorted(score for score in scores if math.isfinite(score))
+    if not ordered:
+        return Numeric("linear", 0.0, 1.0)
+    low, high = ordered[0], ordered[-1]
+    # Of what is to be large, such as an accuracy, the differences near the top count: a logarithm would hide them.
+    log = mode == "min" and low > 0 and high / low > _LOG_FROM
+    seen = [math.log(score) if log else score for score in ordered]
+    middle = seen[(3 * len(seen)) // 4] - seen[len(seen) // 4]
+    if middle > 0 and mode == "min":
+        reach = seen[len(seen) // 2] + _FAR * middle
+        high = ordered[max(i for i, score in enumerate(seen) if score <= reach)]
+    elif middle > 0:
+        reach = seen[len(seen) // 2] - _FAR * middle
+        low = ordered[min(i for i, score in enumerate(seen) if score >= reach)]
+    if low == high:
+        room = abs(low) * 0.1 or 1.0
+        return Numeric("linear", low - room, high + room)
+    return Numeric("log" if log else "linear", low, high)
+
+
+def _position(spread: Distribution, value: Any) -> float | None:
+    """Where a value lies; what is beyond an end lies at the end."""
+    if isinstance(spread, Numeric):
+        if not math.isfinite(value):
+            return None
+        value = min(max(value, spread.low), spread.high)
+    return round(spread.position(value), 5)
+
+
+def _interval(whole: Distribution, part: Distribution) -> tuple[float | None, float | None]:
+    if isinstance(whole, Choice):
+        known = [value for value in whole.values if isinstance(part, Numeric) or value in part.values]
+        places = [whole.position(value) for value in known]
+        half = 0.5 / len(whole.values)
+        return (round(min(places) - half, 5), round(max(places) + half, 5)) if places else (0.0, 1.0)
+    if isinstance(part, Choice):
+        places = [place for value in part.values if (place := _position(whole, value)) is not None]
+        return min(places), max(places)
+    return _position(whole, part.low), _position(whole, part.high)
+
+
+def _distinct(spread: Distribution) -> int | None:
+    """How many different values there are; None: a continuum."""
+    if isinstance(spread, Choice):
+        return len(spread.values)
+    return int(spread.high - spread.low) + 1 if spread.integer else None
+
+
+def _scale(metric: str, spread: Numeric) -> dict[str, Any]:
+    marks = ticks(spread)
+    if spread.scale == "linear" and metric and _is_share(metric, spread.low) and spread.high <= 1:
+        marks = Ticks(tuple((at, f"{100 * float(text):.4g} %") for at, text in marks.labelled))
+    return _marks(marks)
+
+
+def _is_share(metric: str, score: float) -> bool:
+    return is_rate(metric.split("/")[-1]) and 0 <= score <= 1
+
+
+def _marks(marks: Ticks) -> dict[str, Any]:
+    return {"ticks": [list(tick) for tick in marks.labelled], "minor": list(marks.minor)}
