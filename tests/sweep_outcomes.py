@@ -11,7 +11,7 @@ import numpy as np
 from dlrun.config.search import Search, load_search
 from dlrun.sweep.conduct import Outcome, StageResult
 from dlrun.sweep.record import Record, Status
-from dlrun.sweep.space import Space
+from dlrun.sweep.space import draw
 from dlrun.sweep.stages import Searched, Stage, following, outcomes
 from dlrun.sweep.verdict import judge
 
@@ -44,18 +44,17 @@ def example_outcome(search: Search, counts: tuple[int, ...] = (40, 20), seed: in
         result = StageResult(stage, searched)
         generator = np.random.default_rng((seed, i))
         for own in range(count):
-            result.records[own + 1] = _record(searched.space, search.fixed, i, own + 1, 3 * i, generator)
+            result.records[own + 1] = _record(searched, search.fixed, i, own + 1, 3 * i, generator)
         result.verdicts = judge(searched.space, outcomes(searched.space, list(result.records.values()), "min"), seed)
         outcome.stages.append(result)
     return outcome
 
 
 def _record(
-    space: Space, fixed: Mapping[str, Any], stage: int, number: int, epochs: int, generator: np.random.Generator
+    searched: Searched, fixed: Mapping[str, Any], stage: int, number: int, epochs: int, generator: np.random.Generator
 ) -> Record:
-    from dlrun.sweep.space import draw
-
-    values = draw(space, {axis.key: float(generator.random()) for axis in space}, fixed)
+    positions = {axis.key: float(generator.random()) for axis in searched.space}
+    values = draw(searched.space, positions, {**fixed, **searched.settings})
     lr = float(values.get("optimizer.lr", BEST_LR))
     floor = 0.05 + 0.3 * math.log10(lr / BEST_LR) ** 2 + 0.4 * float(values.get("model.dropout", 0.2))
     floor *= float(np.exp(0.1 * generator.standard_normal()))

@@ -23,12 +23,12 @@ from dlrun.runfolder import RunFolder
 from dlrun.sweep.conduct import Outcome, StageResult
 from dlrun.sweep.hparams import BEST, END, EXPERIMENT, PLUGIN, START, write_hparams
 from dlrun.sweep.page import LivePage, page
+from dlrun.sweep.page.commands import next_sweep
 from dlrun.sweep.page.data import chart_data, short_names
-from dlrun.sweep.page.text import next_sweep
 from dlrun.sweep.page.ticks import ticks
 from dlrun.sweep.record import Record
 from dlrun.sweep.space import Axis, Choice, Numeric, Scale, same
-from dlrun.sweep.stages import Searched, Stage
+from dlrun.sweep.stages import Fixed, Searched, Stage
 
 COUNTS = (60, 25)
 WITHOUT_SCORE = {"diverged", "failed", "oom"}
@@ -121,7 +121,7 @@ def test_names_are_as_short_as_they_can_be() -> None:
 
 
 def test_every_trial_has_its_mark_on_every_axis_that_it_has(search: Search, outcome: Outcome) -> None:
-    data = chart_data(search.settings, outcome)
+    data = chart_data(search, outcome)
     assert len(data["trials"]) == sum(COUNTS)
     keys = [axis["key"] for axis in data["axes"]]
     assert sorted(keys) == sorted(axis.key for axis in search.space)
@@ -137,9 +137,9 @@ def test_every_trial_has_its_mark_on_every_axis_that_it_has(search: Search, outc
         assert (trial["id"], trial["status"]) == (record.folder, record.status)
         assert (trial["score"] is None) == (record.status in WITHOUT_SCORE)
         assert len(trial["curve"]) == len(record.curve)
-        fixed = outcome.stages[record.stage - 1].searched.fixed
+        values = outcome.stages[record.stage - 1].searched.complete(record.values, {})
         for key, at in zip(keys, trial["at"], strict=True):
-            assert (at is not None) == (key in record.values or key in fixed)
+            assert (at is not None) == (key in values)
             assert at is None or 0 <= at <= 1
     assert {trial["status"] for trial in data["trials"]} == {"ok", "pruned", "timeout", *WITHOUT_SCORE}
     (best,) = (trial for trial in data["trials"] if trial["best"])
@@ -147,7 +147,7 @@ def test_every_trial_has_its_mark_on_every_axis_that_it_has(search: Search, outc
 
 
 def test_positions_follow_the_scale_of_the_axis(search: Search, outcome: Outcome) -> None:
-    data = chart_data(search.settings, outcome)
+    data = chart_data(search, outcome)
     column = [axis["key"] for axis in data["axes"]].index("optimizer.lr")
     trial = data["trials"][0]
     lr = outcome.records[0].values["optimizer.lr"]
@@ -171,7 +171,7 @@ def test_scores_far_off_and_not_finite_ones_leave_room_for_the_others(search: Se
         Record(n, 1, "ok", {"optimizer.lr": 0.01}, score=score, curve=((1.0, score),), folder=f"1-{n:04d}")
         for n, score in enumerate(scores, 1)
     ]
-    data = chart_data(search.settings, one_stage(space, records))
+    data = chart_data(search, one_stage(space, records))
     places = [trial["score"] for trial in data["trials"]]
     assert places[:6] == sorted(places[:6])
     assert places[5] - places[0] > 0.9
@@ -187,7 +187,7 @@ def test_scores_far_off_and_not_finite_ones_leave_room_for_the_others(search: Se
 def test_values_outside_of_the_space_widen_the_axis(search: Search) -> None:
     space = (Axis("optimizer.lr", Numeric("log", 1e-2, 1.0)),)
     records = [Record(n, 1, "ok", {"optimizer.lr": lr}, score=1.0) for n, lr in enumerate((1e-4, 0.1), 1)]
-    (axis,) = chart_data(search.settings, one_stage(space, records))["axes"]
+    (axis,) = chart_data(search, one_stage(space, records))["axes"]
     assert [range_["from"] for range_ in axis["ranges"]] == [0.5]
 
 
@@ -224,7 +224,7 @@ def test_any_axes_and_scores_make_a_page_with_every_mark_on_its_scale(
             n: Record(n, number, status, {"a": one.at(at)}, score=value, curve=() if value is None else ((1.0, value),))
             for n, value in enumerate((score, other), 1)
         }
-        searched = Searched((Axis("a", one),), {"b": two.at(at)}) if number % 2 else Searched((Axis("a", two),))
+        searched = Searched((Axis("a", one),), {"b": Fixed(two.at(at))}) if number % 2 else Searched((Axis("a", two),))
         if not number % 2:
             records = {n: replace(record, values={"a": two.at(at)}) for n, record in records.items()}
         outcome.stages.append(StageResult(Stage(number, 2, 1, None), searched, records))
@@ -400,9 +400,9 @@ def test_tensorboard_has_an_entry_for_each_trial(tmp_path: Path, search: Search,
 
     assert (metadata.PLUGIN_NAME, metadata.EXPERIMENT_TAG) == (PLUGIN, EXPERIMENT)
     assert (metadata.SESSION_START_INFO_TAG, metadata.SESSION_END_INFO_TAG) == (START, END)
-    write_hparams(tmp_path, "val/loss", outcome)
+    write_hparams(tmp_path, search, outcome)
     before = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("events*")}
-    write_hparams(tmp_path, "val/loss", outcome)
+    write_hparams(tmp_path, search, outcome)
     assert before == {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("events*")}
     assert len(before) == 1 + sum(COUNTS)
 
@@ -452,7 +452,7 @@ def opened(browser: Browser, tmp_path: Path, written: str) -> Browser:
 def test_browser_draws_every_mark_and_asks_for_nothing_else(
     opened: Browser, tmp_path: Path, search: Search, outcome: Outcome
 ) -> None:
-    data = chart_data(search.settings, outcome)
+    data = chart_data(search, outcome)
     charts = opened.js("[...document.querySelectorAll('#axes svg')].map(s => s.querySelectorAll('path.mark').length)")
     assert charts == [sum(trial["at"][k] is not None for trial in data["trials"]) for k in range(len(data["axes"]))]
     texts = opened.js("[...document.querySelectorAll('#axes svg')].map(s => s.textContent)")
@@ -471,7 +471,7 @@ def test_browser_draws_every_mark_and_asks_for_nothing_else(
     assert opened.requests == [(tmp_path / "report.html").as_uri()]
 
 
-def test_browser_shows_a_trial_everywhere_when_pointed_at(opened: Browser, outcome: Outcome) -> None:
+def test_browser_shows_a_trial_everywhere_when_pointed_at(opened: Browser, search: Search, outcome: Outcome) -> None:
     best = outcome.best("min")[0]
     assert opened.js("document.querySelector('#tip').hidden")
     opened.js("document.querySelectorAll('#axes figure')[1].scrollIntoView({block: 'center'})")
@@ -481,9 +481,11 @@ def test_browser_shows_a_trial_everywhere_when_pointed_at(opened: Browser, outco
     assert best.folder in tip
     assert all(key in tip for key in best.values)
     assert f"{best.score:.4g}" in tip
-    hot = opened.js("[...document.querySelectorAll('svg > g.hot')].map(g => g.childElementCount)")
-    assert hot == [1] * len(hot)
-    assert len(hot) > 10
+    (trial,) = (trial for trial in chart_data(search, outcome)["trials"] if trial["best"])
+    hot = "[...document.querySelectorAll('{} > g.hot')].map(g => g.childElementCount)"
+    assert opened.js(hot.format("#axes svg")) == [int(at is not None) for at in trial["at"]]
+    assert opened.js(hot.format("#parallel svg")) == opened.js(hot.format("#curves svg")) == [1]
+    assert opened.js(hot.format("#pairs svg")).count(1) >= 3
     assert opened.js("document.querySelector('tr.hot a').textContent") == best.folder
     opened.mouse("mouseMoved", 2, 2)
     assert opened.js("document.querySelector('#tip').hidden && !document.querySelector('tr.hot')")

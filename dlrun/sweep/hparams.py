@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.sweep.conduct import Outcome, StageResult
+from dlrun.config.search import Search
+from dlrun.sweep.conduct import Outcome
 from dlrun.sweep.record import Record
 from dlrun.sweep.space import Axis, Choice, plain
 
@@ -24,7 +25,7 @@ PLUGIN, EXPERIMENT = "hparams", "_hparams_/experiment"
 START, END = "_hparams_/session_start_info", "_hparams_/session_end_info"
 
 
-def write_hparams(folder: Path, metric: str, outcome: Outcome) -> None:
+def write_hparams(folder: Path, search: Search, outcome: Outcome) -> None:
     """Write the axes and, in a folder for each trial, its values, its curve and its metrics.
 
     The metric of the sweep has the step of its evaluation; trials that came to their end are a success, those that were
@@ -32,7 +33,7 @@ def write_hparams(folder: Path, metric: str, outcome: Outcome) -> None:
 
     Args:
         folder: to write into.
-        metric: of the sweep.
+        search: what was searched.
         outcome: what it found.
 
     Raises:
@@ -40,11 +41,15 @@ def write_hparams(folder: Path, metric: str, outcome: Outcome) -> None:
     """
     if not outcome.records:
         return
+    metric = search.settings.metric
     _write(folder, [_experiment(metric, outcome)])
+    axes = [axis for result in outcome.stages for axis in result.searched.space]
+    choices = {axis.key for axis in axes if isinstance(axis.distribution, Choice)}
     for result in outcome.stages:
         for _, record in sorted(result.records.items()):
             name = record.folder or f"{record.stage}-{record.number:04d}"
-            _write(folder / name, _trial(metric, record, result))
+            values = result.searched.complete(record.values, search.fixed)
+            _write(folder / name, _trial(metric, record, values, choices))
 
 
 def _experiment(metric: str, outcome: Outcome) -> Summary:
@@ -78,13 +83,14 @@ def _described(info: Any, axes: Iterable[Axis]) -> Any:
     return info
 
 
-def _trial(metric: str, record: Record, result: StageResult) -> Iterator[Summary | tuple[int, Summary]]:
+def _trial(
+    metric: str, record: Record, values: Mapping[str, Any], choices: Container[str]
+) -> Iterator[Summary | tuple[int, Summary]]:
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 
     start = SessionStartInfo(group_name=record.folder)
-    choices = {axis.key for axis in result.searched.space if isinstance(axis.distribution, Choice)}
-    for key, value in {**result.searched.fixed, **record.values, "stage": record.stage}.items():
+    for key, value in {**values, "stage": record.stage}.items():
         if isinstance(value, (int, float)) and not isinstance(value, bool) and key not in choices:
             start.hparams[key].number_value = value
         else:

@@ -17,8 +17,7 @@ from dlrun.runfolder import RunFolder
 from dlrun.sweep.conduct import Outcome
 from dlrun.sweep.confirm import difference
 from dlrun.sweep.hparams import write_hparams
-from dlrun.sweep.page import NAME as PAGE
-from dlrun.sweep.page import write_page
+from dlrun.sweep.page import PAGE, write_page
 from dlrun.sweep.record import Record
 from dlrun.sweep.screen import shown, told
 from dlrun.sweep.space import number, plain
@@ -66,7 +65,7 @@ def write(search: Search, folder: RunFolder, outcome: Outcome) -> None:
             tree = yaml.safe_dump(dict(best_config(search, outcome, record)), sort_keys=False)
             folder.write_text("best.yaml", f"{head}#\n#   dlrun train config=best.yaml\n{tree}")
         write_page(search, folder, outcome)
-        write_hparams(folder.tensorboard, settings.metric, outcome)
+        write_hparams(folder.tensorboard, search, outcome)
     except OSError as error:
         log.warning("the results cannot be written to %s: %s", folder.path, error.strerror)
 

@@ -14,12 +14,13 @@ from dlrun.config.search import Search
 from dlrun.runfolder import RunFolder, finite
 from dlrun.sweep.conduct import Outcome
 from dlrun.sweep.page import text
+from dlrun.sweep.page.commands import commands
 from dlrun.sweep.page.data import chart_data
 from dlrun.sweep.screen import shown
 
 log = logging.getLogger("dlrun")
 
-NAME = "report.html"
+PAGE = "report.html"
 _SCRIPTS = ("base.js", "charts.js", "main.js")
 _EVERY = 4.0
 """Seconds between two writings while the sweep runs."""
@@ -43,14 +44,15 @@ def page(search: Search, name: str, path: str, outcome: Outcome, *, running: boo
         charts = Template(_resources("charts.html")).substitute(
             metric=escape(settings.metric),
             trials=text.trials(search, outcome),
-            data=_embedded(chart_data(settings, outcome)),
+            data=_embedded(chart_data(search, outcome)),
             script=_resources(*_SCRIPTS),
         )
     return Template(_resources("page.html")).substitute(
         name=escape(name),
         style=_resources("page.css"),
         head=text.head(search, name, outcome, running=running),
-        commands=text.commands(search, path, outcome, running=running),
+        commands=text.commands(commands(search, path, outcome, running=running)),
+        confirmed=text.confirmed(search, outcome),
         stages=text.stages(outcome, settings.mode),
         charts=charts,
     )
@@ -84,11 +86,11 @@ class LivePage:
             # Whatever it is: a picture must not cost a sweep.
             self._failed = True
             reason = error.strerror if isinstance(error, OSError) else repr(error)
-            log.warning("%s cannot be written: %s; the sweep goes on", self._folder.path / NAME, reason)
+            log.warning("%s cannot be written: %s; the sweep goes on", self._folder.path / PAGE, reason)
             return
         if not self._told:
             self._told = True
-            log.info("page        %s/%s, written again every few seconds", shown(self._folder.path), NAME)
+            log.info("page        %s/%s, written again every few seconds", shown(self._folder.path), PAGE)
         ended = self._clock()
         self._due = ended + max(_EVERY, (ended - began) / _SHARE)
 
@@ -100,7 +102,7 @@ def write_page(search: Search, folder: RunFolder, outcome: Outcome, *, running: 
         OSError: if it cannot be written.
     """
     path = folder.path
-    folder.write_text(NAME, page(search, path.name, shown(path), outcome, running=running))
+    folder.write_text(PAGE, page(search, path.name, shown(path), outcome, running=running))
 
 
 def _embedded(tree: object) -> str:

@@ -232,7 +232,7 @@ function tell(i, event) {
   if (tip.hidden) return;
   const trial = TRIALS[i], rows = [[DATA.metric, trial.told]];
   AXES.forEach((axis, k) => { if (trial.values[k] !== null) rows.push([axis.key, trial.values[k]]); });
-  rows.push(["epochs", trial.epochs], ["seconds", trial.seconds]);
+  rows.push(...trial.more, ["epochs", trial.epochs], ["seconds", trial.seconds]);
   const table = html("table", {});
   for (const [key, value] of rows) {
     table.append(html("tr", {}, html("td", {class: "key"}, key), html("td", {}, value)));

@@ -6,11 +6,11 @@ All arithmetic is here, so that the script of the page only draws. Positions are
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dlrun.config.schema import SweepConfig
+from dlrun.config.search import Search
 from dlrun.scores import is_rate
 from dlrun.sweep.conduct import Outcome, StageResult
 from dlrun.sweep.page.ticks import Ticks, ticks
@@ -44,16 +44,29 @@ class Shown:
     when: str
 
 
-def shown_axes(outcome: Outcome) -> list[Shown]:
+def complete(search: Search, result: StageResult, record: Record) -> dict[str, Any]:
+    """The values of a trial: those that were drawn, and those of the axes that its stage no longer searched."""
+    return result.searched.complete(record.values, search.fixed)
+
+
+def in_order(outcome: Outcome) -> Iterator[tuple[StageResult, Record]]:
+    """All trials as tables and charts count them."""
+    for result in outcome.stages:
+        for _, record in sorted(result.records.items()):
+            yield result, record
+
+
+def shown_axes(search: Search, outcome: Outcome) -> list[Shown]:
     """The axes of all stages, in the order in which they first appear."""
     found: dict[str, list[Axis]] = {}
     for result in outcome.stages:
         for axis in result.searched.space:
             found.setdefault(axis.key, []).append(axis)
+    known = [complete(search, result, record) for result, record in in_order(outcome)]
     names = short_names(list(found))
     axes = []
     for key, stages in found.items():
-        drawn = [value for _, value in _values(outcome, key)]
+        drawn = [values[key] for values in known if key in values]
         when = next((str(axis.when) for axis in stages if axis.when is not None), "")
         axes.append(Shown(key, names[key], _whole([axis.distribution for axis in stages], drawn), when))
     return axes
@@ -95,17 +108,18 @@ def score_text(metric: str, score: float | None) -> str:
     return f"{score:.2%}" if _is_share(metric, score) else f"{score:.4g}"
 
 
-def chart_data(settings: SweepConfig, outcome: Outcome) -> dict[str, Any]:
+def chart_data(search: Search, outcome: Outcome) -> dict[str, Any]:
     """What the script of the page draws.
 
     Args:
-        settings: of the sweep.
+        search: what was searched.
         outcome: what it found so far.
 
     Returns:
         A plain tree without NaN.
     """
-    axes = shown_axes(outcome)
+    settings = search.settings
+    axes = shown_axes(search, outcome)
     records = outcome.records
     best = next(iter(outcome.best(settings.mode)), None)
     scores = [record.score for record in records if record.score is not None and _placed(record)]
@@ -124,21 +138,26 @@ def chart_data(settings: SweepConfig, outcome: Outcome) -> dict[str, Any]:
         "stages": [{"number": result.stage.number, "name": stage_name(result)} for result in outcome.stages],
         "axes": [_axis(axis, outcome, weights) for axis in axes],
         "trials": [
-            _trial(record, result, axes, settings.metric, (score_scale, curve_scale, epochs), record is best)
-            for result in outcome.stages
-            for _, record in sorted(result.records.items())
+            {
+                **_trial(record, complete(search, result, record), axes, settings.metric),
+                "score": _position(score_scale, record.score) if _placed(record) else None,
+                "curve": _curve(record, epochs, curve_scale),
+                "best": best is not None and (record.stage, record.number) == (best.stage, best.number),
+            }
+            for result, record in in_order(outcome)
         ],
     }
 
 
 def stage_name(result: StageResult) -> str:
     """A stage in words."""
-    return f"stage {result.stage.number}" if result.stage.number else "confirmation"
+    return "confirmation" if result.stage.confirms else f"stage {result.stage.number}"
 
 
 def _axis(shown: Shown, outcome: Outcome, weights: Sequence[dict[str, float | None]]) -> dict[str, Any]:
     spread = shown.distribution
     ranges, avoid, following = [], None, None
+    judged = next((result for result in reversed(outcome.stages) if not result.stage.confirms), None)
     for result in outcome.stages:
         for axis in result.searched.space:
             if axis.key == shown.key:
@@ -147,7 +166,7 @@ def _axis(shown: Shown, outcome: Outcome, weights: Sequence[dict[str, float | No
         for verdict in result.verdicts:
             if verdict.axis.key != shown.key:
                 continue
-            if result is outcome.stages[-1] and isinstance(verdict.next, Axis):
+            if result is judged and isinstance(verdict.next, Axis):
                 begin, end = _interval(spread, verdict.next.distribution)
                 following = {"from": begin, "to": end, "text": str(verdict.next.distribution)}
             if verdict.infeasible is not None and isinstance(verdict.axis.distribution, Numeric):
@@ -169,36 +188,27 @@ def _axis(shown: Shown, outcome: Outcome, weights: Sequence[dict[str, float | No
     }
 
 
-def _trial(
-    record: Record,
-    result: StageResult,
-    axes: Sequence[Shown],
-    metric: str,
-    scales: tuple[Numeric, Numeric, Numeric],
-    best: bool,
-) -> dict[str, Any]:
-    score_scale, curve_scale, epochs = scales
-    values = {**result.searched.fixed, **record.values}
-    placed = _placed(record)
+def _trial(record: Record, values: Mapping[str, Any], axes: Sequence[Shown], metric: str) -> dict[str, Any]:
+    keys = {axis.key for axis in axes}
     return {
         "id": record.folder or f"{record.stage}-{record.number:04d}",
         "stage": record.stage,
         "status": record.status,
         "reason": record.reason,
-        "score": _position(score_scale, record.score) if placed else None,
-        "exact": record.score if placed else None,
+        "exact": record.score if _placed(record) else None,
         "told": score_text(metric, record.score),
-        "best": best,
         "epochs": f"{record.epochs:g}",
         "seconds": f"{record.seconds:.3g}",
         "at": [_position(axis.distribution, values[axis.key]) if axis.key in values else None for axis in axes],
         "values": [value_text(values[axis.key]) if axis.key in values else None for axis in axes],
-        "curve": [
-            [_position(epochs, epoch), _position(curve_scale, value)]
-            for epoch, value in record.curve
-            if math.isfinite(value)
-        ],
+        "more": [[key, value_text(value)] for key, value in record.values.items() if key not in keys],
     }
+
+
+def _curve(record: Record, epochs: Numeric, scale: Numeric) -> list[list[float | None]]:
+    return [
+        [_position(epochs, epoch), _position(scale, value)] for epoch, value in record.curve if math.isfinite(value)
+    ]
 
 
 def _placed(record: Record) -> bool:
@@ -208,15 +218,6 @@ def _placed(record: Record) -> bool:
 def value_text(value: object) -> str:
     """A value as tables and tooltips show it."""
     return f"{value:.4g}" if isinstance(value, float) else plain(value)
-
-
-def _values(outcome: Outcome, key: str) -> Iterator[tuple[Record, Any]]:
-    """The trials that have a value on an axis, drawn or fixed, and the value."""
-    for result in outcome.stages:
-        for _, record in sorted(result.records.items()):
-            values = {**result.searched.fixed, **record.values}
-            if key in values:
-                yield record, values[key]
 
 
 def _whole(parts: Sequence[Distribution], drawn: Sequence[Any]) -> Distribution:
