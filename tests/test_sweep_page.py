@@ -292,7 +292,8 @@ def test_a_stopped_sweep_and_a_running_one_say_so(search: Search, outcome: Outco
     half = Outcome([replace(outcome.stages[0], verdicts=())])
     text = Reader(page(search, "s", "sweeps/s", replace(half, stopped="received SIGINT", resumable=True))).shown
     assert "Stopped: received SIGINT. 60 of 85 trials" in text
-    assert "dlrun sweep resume=sweeps/s" in text
+    assert "dlrun sweep resume=sweeps/s " in text
+    assert "sweep.trials=" not in text
     text = Reader(page(search, "s", "sweeps/s", half, running=True)).shown
     assert "Running: 60 of 85 trials are over" in text
     assert "load it again" in text
@@ -495,6 +496,17 @@ def test_browser_shows_a_trial_everywhere_when_pointed_at(opened: Browser, searc
     assert opened.js("document.querySelector('tr.hot a').textContent") == best.folder
     opened.js("document.dispatchEvent(new KeyboardEvent('keydown', {key: 'Escape'}))")
     assert not opened.js("document.querySelector('tr.hot')")
+    assert opened.complaints == []
+
+
+def test_browser_follows_the_keyboard_through_the_table(opened: Browser, outcome: Outcome) -> None:
+    first, second = (record.folder for record in outcome.records[:2])
+    opened.js("document.querySelector('#trials tbody a').focus()")
+    assert opened.js("document.querySelector('tr.hot a').textContent") == first
+    assert first in opened.js("document.querySelector('#tip').textContent")
+    for kind in ("keyDown", "keyUp"):
+        opened.call("Input.dispatchKeyEvent", type=kind, key="Tab", code="Tab", windowsVirtualKeyCode=9)
+    assert opened.js("document.querySelector('tr.hot a').textContent") == second
     assert opened.complaints == []
 
 

@@ -17,7 +17,7 @@ const COLOURS = {pruned: "--pruned", diverged: "--bad"};
 const dark = matchMedia("(prefers-color-scheme: dark)");
 // Cividis (Nunez et al. 2018): its order shows in lightness too, whatever colours the reader sees. The best stand out.
 const RAMPS = {
-  light: [[0, 34, 78], [53, 69, 108], [102, 105, 112], [148, 142, 119], [205, 189, 100]],
+  light: [[0, 34, 78], [53, 69, 108], [102, 105, 112], [148, 142, 119], [190, 172, 84]],
   dark: [[254, 232, 56], [200, 184, 102], [148, 142, 119], [104, 108, 122], [70, 88, 140]],
 };
 
@@ -56,7 +56,7 @@ function selected(trial) {
   return true;
 }
 
-// 0 for the best of the trials that are shown, 1 for the worst: colours by place use the whole ramp whatever the scores.
+// 0 for the best of the trials that are shown, 1 for the worst: so colours use the whole ramp whatever the scores.
 function rerank() {
   rank.clear();
   const placed = TRIALS.map((trial, i) => i).filter(i => TRIALS[i].exact !== null && shown(TRIALS[i]));
@@ -124,7 +124,9 @@ class Chart {
     parent.append(this.root);
     this.root.addEventListener("pointermove", event => this.seek(event));
     this.root.addEventListener("pointerleave", () => { if (state.pinned === null) light(null); });
-    this.root.addEventListener("click", event => { if (!event.target.closest(".grab")) pin(this.nearest(event), event); });
+    this.root.addEventListener("click", event => {
+      if (!event.target.closest(".grab")) pin(this.nearest(event), event);
+    });
     charts.push(this);
   }
   // Marks at the ends of a scale keep some distance from the frame.

@@ -26,7 +26,7 @@ function drawAxis(parent, k) {
     chart.rect(from, chart.top, chart.x(axis.avoid.to) - from, chart.bottom - chart.top, "--avoid");
     const end = axis.avoid.from > 0;
     chart.text(chart.x(end ? 1 : 0) + (end ? 4 : -4), chart.top + 12, axis.avoid.text,
-      {"text-anchor": end ? "end" : "start"});
+      {"text-anchor": end ? "end" : "start", class: "halo"});
   }
   // With lanes below the scale, the numbers go below the lanes.
   const scaleAt = chart.bottom;
@@ -90,7 +90,8 @@ function drawPair(parent, a, b) {
 }
 
 function drawCurves(parent) {
-  const chart = new Chart(parent, 360, {left: 60, right: 70, top: 20, bottom: 36}, `learning curves of ${TRIALS.length} trials`);
+  const label = `learning curves of ${TRIALS.length} trials`;
+  const chart = new Chart(parent, 360, {left: 60, right: 70, top: 20, bottom: 36}, label);
   const clip = svg("clipPath", {id: "inside"}, svg("rect", {
     x: chart.left, y: chart.top - 3, width: chart.right - chart.left + 8, height: chart.bottom - chart.top + 6}));
   chart.root.prepend(svg("defs", {}, clip));
@@ -112,7 +113,8 @@ function drawCurves(parent) {
 }
 
 function drawParallel(parent) {
-  const columns = [...AXES.map((axis, k) => ({name: axis.name, key: axis.key, scale: axis, at: t => t.at[k], brush: k})),
+  const columns = [
+    ...AXES.map((axis, k) => ({name: axis.name, key: axis.key, scale: axis, at: t => t.at[k], brush: k})),
     {name: DATA.metric, key: DATA.metric, scale: DATA.score, at: t => t.score, brush: "score"}];
   const inner = html("div", {style: `min-width:${columns.length * 105}px`});
   parent.append(html("div", {class: "scroll"}, inner));
@@ -146,11 +148,7 @@ function drawColumn(chart, column, x, last) {
   if (last) text(x, 26, better, {"text-anchor": "middle"});
   for (const [at, words] of column.scale.ticks) {
     front.append(svg("line", {x1: x - 3, y1: chart.y(at), x2: x + 3, y2: chart.y(at), class: "axis"}));
-    const node = svg("text", {x: x + 6, y: chart.y(at) + 4}, cut(words, last ? 56 : 90));
-    node.style.paintOrder = "stroke";
-    node.style.stroke = css("--bg");
-    node.style.strokeWidth = "4px";
-    node.classList.add("strong");
+    const node = svg("text", {x: x + 6, y: chart.y(at) + 4, class: "strong halo"}, cut(words, last ? 56 : 90));
     node.append(svg("title", {}, words));
     front.append(node);
   }
@@ -158,7 +156,8 @@ function drawColumn(chart, column, x, last) {
 }
 
 function drawBrush(chart, front, column, x) {
-  const grab = svg("rect", {class: "grab", x: x - 14, y: chart.top - 6, width: 28, height: chart.bottom - chart.top + 12});
+  const place = {x: x - 14, y: chart.top - 6, width: 28, height: chart.bottom - chart.top + 12};
+  const grab = svg("rect", {class: "grab", ...place});
   grab.append(svg("title", {}, `drag along ${column.key} to select trials; click to clear`));
   const shownBrush = svg("rect", {class: "brush", x: x - 6, width: 12, visibility: "hidden", "pointer-events": "none"});
   front.append(shownBrush, grab);

@@ -32,7 +32,7 @@ def commands(search: Search, path: str, outcome: Outcome, *, running: bool) -> I
     after = next_sweep(search, outcome)
     if after is not None:
         yield "Search where the verdicts point", after
-    if not search.settings.stages:
+    if not search.settings.stages and not outcome.stopped:
         more = 2 * search.settings.trials
         yield "More trials in the same space", f"dlrun sweep resume={shlex.quote(path)} sweep.trials={more}"
     if outcome.records:

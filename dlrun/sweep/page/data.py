@@ -13,18 +13,15 @@ from typing import Any
 from dlrun.config.search import Search
 from dlrun.scores import is_rate
 from dlrun.sweep.conduct import Outcome, StageResult
+from dlrun.sweep.page.scales import distinct, extent, interval, position, whole
 from dlrun.sweep.page.ticks import Ticks, ticks
 from dlrun.sweep.record import Record
 from dlrun.sweep.response import Response
-from dlrun.sweep.space import Axis, Choice, Distribution, Numeric, Scale, number, plain, same
+from dlrun.sweep.space import Axis, Distribution, Numeric, number, plain
 from dlrun.sweep.stages import outcomes
 
 PLACED = ("ok", "pruned", "timeout")
 """Trials with these endings have a score that can be compared; all others are shown beside the scale."""
-_LOG_FROM = 20.0
-"""Ratio of the largest score to the smallest from which scores are shown on a logarithmic scale."""
-_FAR = 8.0
-"""Scores farther from the best than so many times the middle half of all are drawn at the edge."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ def shown_axes(search: Search, outcome: Outcome) -> list[Shown]:
     for key, stages in found.items():
         drawn = [values[key] for values in known if key in values]
         when = next((str(axis.when) for axis in stages if axis.when is not None), "")
-        axes.append(Shown(key, names[key], _whole([axis.distribution for axis in stages], drawn), when))
+        axes.append(Shown(key, names[key], whole([axis.distribution for axis in stages], drawn), when))
     return axes
 
 
@@ -123,9 +120,9 @@ def chart_data(search: Search, outcome: Outcome) -> dict[str, Any]:
     records = outcome.records
     best = next(iter(outcome.best(settings.mode)), None)
     scores = [record.score for record in records if record.score is not None and _placed(record)]
-    score_scale = _extent(scores, settings.mode)
+    score_scale = extent(scores, settings.mode)
     values = [value for record in records for _, value in record.curve]
-    curve_scale = _extent([*values, *scores], settings.mode)
+    curve_scale = extent([*values, *scores], settings.mode)
     farthest = max((epoch for record in records for epoch, _ in record.curve), default=1.0)
     epochs = Numeric("linear", 0.0, max(farthest, 1e-3))
     weights = [importances(result, settings.mode) for result in outcome.stages]
@@ -140,7 +137,7 @@ def chart_data(search: Search, outcome: Outcome) -> dict[str, Any]:
         "trials": [
             {
                 **_trial(record, complete(search, result, record), axes, settings.metric),
-                "score": _position(score_scale, record.score) if _placed(record) else None,
+                "score": position(score_scale, record.score) if _placed(record) else None,
                 "curve": _curve(record, epochs, curve_scale),
                 "best": best is not None and (record.stage, record.number) == (best.stage, best.number),
             }
@@ -161,31 +158,41 @@ def _axis(shown: Shown, outcome: Outcome, weights: Sequence[dict[str, float | No
     for result in outcome.stages:
         for axis in result.searched.space:
             if axis.key == shown.key:
-                begin, end = _interval(spread, axis.distribution)
+                begin, end = interval(spread, axis.distribution)
                 ranges.append({"stage": result.stage.number, "from": begin, "to": end, "text": str(axis.distribution)})
         for verdict in result.verdicts:
             if verdict.axis.key != shown.key:
                 continue
             if result is judged and isinstance(verdict.next, Axis):
-                begin, end = _interval(spread, verdict.next.distribution)
+                begin, end = interval(spread, verdict.next.distribution)
                 following = {"from": begin, "to": end, "text": str(verdict.next.distribution)}
             if verdict.infeasible is not None and isinstance(verdict.axis.distribution, Numeric):
                 side, where = verdict.infeasible
-                at = _position(spread, verdict.axis.distribution.at(where))
+                at = position(spread, verdict.axis.distribution.at(where))
                 text = f"diverges {side} {number(float(f'{verdict.axis.distribution.at(where):.2g}'))}"
                 avoid = {"from": at if side == "above" else 0.0, "to": 1.0 if side == "above" else at, "text": text}
     return {
         "key": shown.key,
         "name": shown.name,
         "kind": spread.scale if isinstance(spread, Numeric) else "choice",
-        "values": _distinct(spread),
+        "values": distinct(spread),
         "when": shown.when,
         **_marks(ticks(spread)),
-        "importance": next((found[shown.key] for found in reversed(weights) if found.get(shown.key) is not None), None),
+        **_importance(shown.key, outcome, weights),
         "ranges": ranges,
         "avoid": avoid,
         "next": following,
     }
+
+
+def _importance(key: str, outcome: Outcome, weights: Sequence[dict[str, float | None]]) -> dict[str, Any]:
+    """Of the last stage that can tell."""
+    for result, found in zip(reversed(outcome.stages), reversed(weights), strict=True):
+        share = found.get(key)
+        if share is not None:
+            where = f" in {stage_name(result)}" if len(outcome.stages) > 1 else ""
+            return {"importance": share, "weight": f"importance {share:.0%}{where}"}
+    return {"importance": None, "weight": ""}
 
 
 def _trial(record: Record, values: Mapping[str, Any], axes: Sequence[Shown], metric: str) -> dict[str, Any]:
@@ -199,16 +206,14 @@ def _trial(record: Record, values: Mapping[str, Any], axes: Sequence[Shown], met
         "told": score_text(metric, record.score),
         "epochs": f"{record.epochs:g}",
         "seconds": f"{record.seconds:.3g}",
-        "at": [_position(axis.distribution, values[axis.key]) if axis.key in values else None for axis in axes],
+        "at": [position(axis.distribution, values[axis.key]) if axis.key in values else None for axis in axes],
         "values": [value_text(values[axis.key]) if axis.key in values else None for axis in axes],
         "more": [[key, value_text(value)] for key, value in record.values.items() if key not in keys],
     }
 
 
 def _curve(record: Record, epochs: Numeric, scale: Numeric) -> list[list[float | None]]:
-    return [
-        [_position(epochs, epoch), _position(scale, value)] for epoch, value in record.curve if math.isfinite(value)
-    ]
+    return [[position(epochs, epoch), position(scale, value)] for epoch, value in record.curve if math.isfinite(value)]
 
 
 def _placed(record: Record) -> bool:
@@ -218,75 +223,6 @@ def _placed(record: Record) -> bool:
 def value_text(value: object) -> str:
     """A value as tables and tooltips show it."""
     return f"{value:.4g}" if isinstance(value, float) else plain(value)
-
-
-def _whole(parts: Sequence[Distribution], drawn: Sequence[Any]) -> Distribution:
-    """A distribution in the scale of the first one that holds all of them and every value that was drawn."""
-    first = parts[0]
-    ends = [value for part in parts for value in (part.values if isinstance(part, Choice) else (part.low, part.high))]
-    everything = [*ends, *drawn]
-    numbers = [value for value in everything if isinstance(value, (int, float)) and not isinstance(value, bool)]
-    if isinstance(first, Choice) or len(numbers) < len(everything):
-        values: list[Any] = []
-        for value in everything:
-            if not any(same(value, known) for known in values):
-                values.append(value)
-        return Choice(tuple(values))
-    low, high = min(numbers), max(numbers)
-    scale: Scale = first.scale
-    if (scale == "log" and low <= 0) or (scale == "logit" and not 0 < low < high < 1):
-        scale = "linear"
-    return Numeric(scale, low, high, first.integer and all(value == int(value) for value in numbers))
-
-
-def _extent(scores: Sequence[float], mode: str) -> Numeric:
-    """The interval of the scores that are worth the room: a few that are far off would press all others together."""
-    ordered = sorted(score for score in scores if math.isfinite(score))
-    if not ordered:
-        return Numeric("linear", 0.0, 1.0)
-    low, high = ordered[0], ordered[-1]
-    # Of what is to be large, such as an accuracy, the differences near the top count: a logarithm would hide them.
-    log = mode == "min" and low > 0 and high / low > _LOG_FROM
-    seen = [math.log(score) if log else score for score in ordered]
-    middle = seen[(3 * len(seen)) // 4] - seen[len(seen) // 4]
-    if middle > 0 and mode == "min":
-        reach = seen[len(seen) // 2] + _FAR * middle
-        high = ordered[max(i for i, score in enumerate(seen) if score <= reach)]
-    elif middle > 0:
-        reach = seen[len(seen) // 2] - _FAR * middle
-        low = ordered[min(i for i, score in enumerate(seen) if score >= reach)]
-    if low == high:
-        room = abs(low) * 0.1 or 1.0
-        return Numeric("linear", low - room, high + room)
-    return Numeric("log" if log else "linear", low, high)
-
-
-def _position(spread: Distribution, value: Any) -> float | None:
-    """Where a value lies; what is beyond an end lies at the end."""
-    if isinstance(spread, Numeric):
-        if not math.isfinite(value):
-            return None
-        value = min(max(value, spread.low), spread.high)
-    return round(spread.position(value), 5)
-
-
-def _interval(whole: Distribution, part: Distribution) -> tuple[float | None, float | None]:
-    if isinstance(whole, Choice):
-        known = [value for value in whole.values if isinstance(part, Numeric) or value in part.values]
-        places = [whole.position(value) for value in known]
-        half = 0.5 / len(whole.values)
-        return (round(min(places) - half, 5), round(max(places) + half, 5)) if places else (0.0, 1.0)
-    if isinstance(part, Choice):
-        places = [place for value in part.values if (place := _position(whole, value)) is not None]
-        return min(places), max(places)
-    return _position(whole, part.low), _position(whole, part.high)
-
-
-def _distinct(spread: Distribution) -> int | None:
-    """How many different values there are; None: a continuum."""
-    if isinstance(spread, Choice):
-        return len(spread.values)
-    return int(spread.high - spread.low) + 1 if spread.integer else None
 
 
 def _scale(metric: str, spread: Numeric) -> dict[str, Any]:

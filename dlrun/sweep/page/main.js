@@ -38,7 +38,8 @@ function drawLegend(placed) {
     const stops = [0, .25, .5, .75, 1].map(share => ramp(share)).join(",");
     const bar = html("span", {class: "ramp", style: `background:linear-gradient(to right,${stops})`});
     const told = share => TRIALS[placed[Math.round(share * (placed.length - 1))]].told;
-    entries.push(html("span", {id: "places"}, `colour by place: best ${told(0)}`, bar, `median ${told(.5)}, worst ${told(1)}`));
+    const words = [`colour by place: best ${told(0)}`, bar, `median ${told(.5)}, worst ${told(1)}`];
+    entries.push(html("span", {id: "places"}, ...words));
   }
   const legend = $("legend");
   legend.replaceChildren(...entries);
@@ -76,8 +77,8 @@ function draw() {
   for (const id of ["axes", "parallel", "pairs", "curves"]) $(id).replaceChildren();
   AXES.forEach((axis, k) => {
     const without = TRIALS.filter(trial => trial.at[k] === null).length;
-    const notes = [axis.kind, axis.importance === null ? "" : `importance ${Math.round(100 * axis.importance)} %`,
-      axis.when ? `only when ${axis.when}` : "", without ? `${without} trials without it` : ""];
+    const notes = [axis.kind, axis.weight, axis.when ? `only when ${axis.when}` : "",
+      without ? `${without} trials without it` : ""];
     drawAxis(figure($("axes"), axis.key, notes.filter(note => note).join(", ")), k);
   });
   drawParallel($("parallel"));
@@ -136,10 +137,11 @@ function watchTable() {
     };
     row.addEventListener("pointerenter", event => { if (state.pinned === null) light(i, event); });
     row.addEventListener("pointerleave", () => { if (state.pinned === null) light(null); });
-    row.addEventListener("focus", () => { if (row.matches(":focus-visible")) light(i, middle()); });
-    row.addEventListener("blur", () => { if (state.pinned === null) light(null); });
-    row.addEventListener("click", event => { if (!event.target.closest("a")) pin(state.pinned === i ? null : i, event); });
-    row.addEventListener("keydown", event => { if (event.key === "Enter" && event.target === row) pin(i, middle()); });
+    row.addEventListener("focusin", event => { if (event.target.matches(":focus-visible")) light(i, middle()); });
+    row.addEventListener("focusout", () => { if (state.pinned === null) light(null); });
+    row.addEventListener("click", event => {
+      if (!event.target.closest("a")) pin(state.pinned === i ? null : i, event);
+    });
   }
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from typing import Any
 from urllib.parse import quote
@@ -42,9 +43,15 @@ def head(search: Search, name: str, outcome: Outcome, *, running: bool) -> str:
         parts.append(
             f"<p class='best'>Best <b>{escape(settings.metric)} {escape(score_text(settings.metric, best.score))}</b> "
             f"({wanted} is good) after {best.epochs:g} epochs, trial {_folder(best)}{_mean(outcome)}:<br>"
-            f"<code>{escape(told(best))}</code></p>"
+            f"<code>{escape(_all_values(search, outcome, best))}</code></p>"
         )
     return "".join(parts)
+
+
+def _all_values(search: Search, outcome: Outcome, record: Record) -> str:
+    """The values of a trial in one line, those that were fixed before it among them."""
+    result = next(result for result in outcome.stages if result.stage.number == record.stage)
+    return told(replace(record, values=complete(search, result, record)))
 
 
 def _mean(outcome: Outcome) -> str:
@@ -92,11 +99,13 @@ def confirmed(search: Search, outcome: Outcome) -> str:
     """A table of the best trials with other seeds, and what the lead of the first is worth; empty without them."""
     if not outcome.confirmed:
         return ""
-    rows = "".join(
-        f"<tr><th scope='row'>{_folder(item.record)}</th><td>{item.mean:.4g} &plusmn; {item.deviation:.2g}</td>"
-        f"<td>{len(item.scores)}</td><td>{item.failed}</td><td><code>{escape(told(item.record))}</code></td></tr>"
-        for item in outcome.confirmed
-    )
+    rows = ""
+    for item in outcome.confirmed:
+        values = escape(_all_values(search, outcome, item.record))
+        rows += (
+            f"<tr><th scope='row'>{_folder(item.record)}</th><td>{item.mean:.4g} &plusmn; {item.deviation:.2g}</td>"
+            f"<td>{len(item.scores)}</td><td>{item.failed}</td><td><code>{values}</code></td></tr>"
+        )
     lead = ""
     if len(outcome.confirmed) > 1:
         found = difference(outcome.confirmed[0], outcome.confirmed[1], search.settings.mode)
@@ -175,7 +184,7 @@ def trials(search: Search, outcome: Outcome) -> str:
 
 
 def _trial_row(i: int, record: Record, values: Mapping[str, Any], keys: Sequence[str], metric: str) -> Iterator[str]:
-    yield f"<tr tabindex='0' data-trial='{i}'>{_cell(_folder(record), record.number + 1e6 * record.stage)}"
+    yield f"<tr data-trial='{i}'>{_cell(_folder(record), record.number + 1e6 * record.stage)}"
     yield _cell(str(record.stage), record.stage)
     yield _cell(f"<span class='{escape(record.status)}'>{escape(label(record.status))}</span>", record.status)
     score = score_text(metric, record.score) if record.score is not None else ""
