@@ -48,8 +48,9 @@ def parse_overrides(overrides: Sequence[str]) -> tuple[list[Layer], list[str]]:
             continue
         if override.is_sweep_override():
             problems.append(
-                f"override {text!r}: is a choice between several values, but train takes one; for a list write "
-                f"{override.key_or_group}=[...], for a text with a comma put it in quotes"
+                f"override {text!r}: is a choice between several values, but one run takes one; for a list write "
+                f"{override.key_or_group}=[...], for a text with a comma put it in quotes, to search among them "
+                f"dlrun sweep {override.key_or_group}='choice(a, b)'"
             )
             continue
         # Deleting is setting null: callbacks are switched off by it, optional values have none.

@@ -82,10 +82,13 @@ def load_search(config: str | None, overrides: Sequence[str]) -> Search:
     """
     composed = compose(config, overrides)
     load_plugins(composed)
-    settings = validate_sweep(composed)
     axes, problems = _parse(composed.axes)
+    try:
+        settings = validate_sweep(composed)
+    except ConfigError as error:
+        raise ConfigError(list(dict.fromkeys([*error.problems, *problems]))) from None
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError([*composed.problems, *problems])
     if not axes:
         raise ConfigError(
             [
@@ -99,7 +102,7 @@ def load_search(config: str | None, overrides: Sequence[str]) -> Search:
         raise ConfigError([f"sweep.space: {error}"]) from None
     origins = {key: axis.where for key, axis in composed.axes.items()}
     search = Search(config, tuple(overrides), settings, space, replace(composed, problems=()), origins)
-    found = [*composed.problems, *_check_conditions(search), *_check_ends(search)]
+    found = [*composed.problems, *_check_single(composed), *_check_conditions(search), *_check_ends(search)]
     if found:
         raise ConfigError(list(dict.fromkeys(found)))
     return replace(search, warnings=tuple(_warnings(search)))
@@ -116,6 +119,16 @@ def _parse(written: Mapping[str, WrittenAxis]) -> tuple[list[Axis], list[str]]:
         except ValueError as error:
             problems.append(f"{axis.where}: {key}: {error}")
     return axes, problems
+
+
+def _check_single(composed: Composed) -> Iterator[str]:
+    """A trial is one run."""
+    for key in ("folds", "seeds"):
+        if composed.tree.get(key) is not None:
+            yield (
+                f"{composed.provenance.where((key,))}: {key}: a trial is one run; to train the best ones with several "
+                "seeds set sweep.confirm='{top: 3, seeds: 5}'"
+            )
 
 
 def _check_conditions(search: Search) -> Iterator[str]:

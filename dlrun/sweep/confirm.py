@@ -13,6 +13,7 @@ from typing import Any
 
 from dlrun.config.schema import SweepConfig
 from dlrun.errors import ConfigError, did_you_mean
+from dlrun.spread import difference, spread
 from dlrun.sweep.record import Record
 
 _KEYS = ("top", "seeds")
@@ -45,25 +46,25 @@ class Confirmed:
 
 
 @dataclass(frozen=True)
-class Difference:
+class Lead:
     """What the lead of one trial over another is worth.
 
     Attributes:
         gain: difference of the means; > 0 if the first is better.
+        half: half the width of its 95 % interval.
         deviation: standard deviation between seeds, of both together.
-        error: standard error of the gain.
-        p_value: probability of such a difference by the seeds alone, two-sided; NaN if there are too few.
+        p_value: probability of such a difference by the seeds alone, two-sided.
     """
 
     gain: float
+    half: float
     deviation: float
-    error: float
     p_value: float
 
     @property
     def noise(self) -> bool:
-        """Whether the seeds alone would give such a difference in more than 5 of 100 cases."""
-        return not self.p_value < 0.05
+        """Whether the interval holds 0."""
+        return abs(self.gain) <= self.half
 
 
 def read_confirm(settings: SweepConfig) -> tuple[int, int] | None:
@@ -107,27 +108,18 @@ def confirmed(best: Sequence[Record], records: Sequence[Record], mode: str) -> l
     return sorted(found, key=lambda item: math.inf if math.isnan(item.mean) else -sign * item.mean)
 
 
-def difference(one: Confirmed, other: Confirmed, mode: str) -> Difference:
-    """What the lead of ``one`` over ``other`` is worth.
+def lead(one: Confirmed, other: Confirmed, mode: str) -> Lead | None:
+    """What the lead of ``one`` over ``other`` is worth; None if a side has less than two scores.
 
-    Source: Welch 1947, "The generalization of Student's problem when several different population variances are
-        involved"; Henderson et al. 2018, "Deep reinforcement learning that matters" (why seeds must be counted).
+    Source: Henderson et al. 2018, "Deep reinforcement learning that matters" (why seeds must be counted); the test is
+        that of :func:`dlrun.spread.difference`.
     """
+    first, second = spread(other.scores), spread(one.scores)
+    if first is None or second is None or first.std is None or second.std is None:
+        return None
+    found = difference(first, second)
     sign = 1.0 if mode == "max" else -1.0
-    gain = sign * (one.mean - other.mean)
-    if len(one.scores) < 2 or len(other.scores) < 2:
-        return Difference(gain, math.nan, math.nan, math.nan)
-    from scipy.special import stdtr
-
-    parts = [item.deviation**2 / len(item.scores) for item in (one, other)]
-    error = math.sqrt(sum(parts))
-    deviation = math.sqrt((one.deviation**2 + other.deviation**2) / 2)
-    if error == 0:
-        return Difference(gain, 0.0, 0.0, 0.0 if gain else 1.0)
-    freedom = sum(parts) ** 2 / sum(
-        part**2 / (len(item.scores) - 1) for part, item in zip(parts, (one, other), strict=True)
-    )
-    return Difference(gain, deviation, error, float(2 * stdtr(freedom, -abs(gain) / error)))
+    return Lead(sign * found.value, found.half, math.sqrt((first.std**2 + second.std**2) / 2), found.p)
 
 
 def _values(values: Mapping[str, Any]) -> list[tuple[str, str]]:

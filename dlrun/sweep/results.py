@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import logging
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ import yaml
 from dlrun.config.search import Search
 from dlrun.runfolder import RunFolder
 from dlrun.sweep.conduct import Outcome
-from dlrun.sweep.confirm import difference
+from dlrun.sweep.confirm import lead
 from dlrun.sweep.hparams import write_hparams
 from dlrun.sweep.page import PAGE, write_page
 from dlrun.sweep.record import Record
@@ -107,17 +106,17 @@ def _confirmed(search: Search, outcome: Outcome) -> None:
         scores = f"{item.mean:.5g} +- {item.deviation:.2g} ({len(item.scores)} seeds{failed})"
         log.info("  %-34s  %s  %s", scores, item.record.folder, told(item.record))
     if len(outcome.confirmed) > 1:
-        lead = difference(outcome.confirmed[0], outcome.confirmed[1], settings.mode)
-        if math.isnan(lead.p_value):
+        found = lead(outcome.confirmed[0], outcome.confirmed[1], settings.mode)
+        if found is None:
             return
-        verdict = "within the noise of the seeds" if lead.noise else "more than the noise of the seeds"
+        verdict = "within the noise of the seeds" if found.noise else "more than the noise of the seeds"
         log.info(
-            "  the first leads the second by %.2g +- %.2g, with %.2g between seeds: %s (p = %.2g)",
-            lead.gain,
-            lead.error,
-            lead.deviation,
+            "  the first leads the second by %.2g +- %.2g (95 %%), with %.2g between seeds: %s (p = %.2g)",
+            found.gain,
+            found.half,
+            found.deviation,
             verdict,
-            lead.p_value,
+            found.p_value,
         )
 
 

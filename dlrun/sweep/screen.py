@@ -66,6 +66,7 @@ class Screen:
         if done or recovered:
             log.info("            %d done before, %d to be continued", done, recovered)
         self._total, self._done, self._ran, self._best = stage.trials, 0, 0, None
+        self._counts.clear()
         self._began = self._shown_at = time.monotonic()
         if sys.stderr.isatty():
             self._bar = tqdm(total=stage.trials, unit="trial", dynamic_ncols=True, leave=False, file=sys.stderr)

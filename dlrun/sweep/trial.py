@@ -15,19 +15,20 @@ from typing import Any
 import torch
 import yaml
 
-from dlrun.assembly import build_fit, prepare
+from dlrun.assembly import build_fit, prepare, read_data
 from dlrun.checkpoint import load_newest
 from dlrun.commands.explaining import explaining
 from dlrun.config.compose import resolved
 from dlrun.config.load import finish
+from dlrun.config.schema import Config
 from dlrun.errors import UserError
 from dlrun.logs import start_file, stop_file
+from dlrun.monitor import better
 from dlrun.reproducibility import environment
 from dlrun.runfolder import RunFolder
 from dlrun.sweep.record import Advice, Record, Status, Trial
 from dlrun.train.fit import Callback, Fit
 from dlrun.train.loop import train
-from dlrun.train.monitor import better
 from dlrun.train.signals import stop_on_signal
 
 log = logging.getLogger("dlrun")
@@ -86,7 +87,7 @@ def _train(trial: Trial, folder: Path, watcher: _Watcher) -> None:
         found = load_newest(run.checkpoints)
         saved: Mapping[str, Any] | None = None if found is None else found[1]
         with explaining(config):
-            fit = build_fit(config, prepare(config, saved), lambda: run)
+            fit = build_fit(config, prepare(config, saved, _data(config)), lambda: run)
             if saved is None:
                 _record_start(fit)
             fit.callbacks = {**fit.callbacks, "trial": watcher}
@@ -103,6 +104,19 @@ def _train(trial: Trial, folder: Path, watcher: _Watcher) -> None:
     finally:
         stop_file(handler)
         run.unlock()
+
+
+_newest_data: tuple[str, Any] | None = None
+
+
+def _data(config: Config) -> Any:
+    """The data set, read once for all trials of a process that share it."""
+    global _newest_data
+    chosen = config.data
+    key = repr((chosen.name, sorted(chosen.params.items()), chosen.split_seed, chosen.val_fraction))
+    if _newest_data is None or _newest_data[0] != key:
+        _newest_data = (key, read_data(config))
+    return _newest_data[1]
 
 
 def _record_start(fit: Fit) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +11,7 @@ from urllib.parse import quote
 
 from dlrun.config.search import Search
 from dlrun.sweep.conduct import Outcome, StageResult
-from dlrun.sweep.confirm import SEED, difference, read_confirm
+from dlrun.sweep.confirm import SEED, lead, read_confirm
 from dlrun.sweep.page.data import complete, importances, in_order, score_text, shown_axes, stage_name, value_text
 from dlrun.sweep.record import Record
 from dlrun.sweep.screen import told
@@ -106,19 +105,20 @@ def confirmed(search: Search, outcome: Outcome) -> str:
             f"<tr><th scope='row'>{_folder(item.record)}</th><td>{item.mean:.4g} &plusmn; {item.deviation:.2g}</td>"
             f"<td>{len(item.scores)}</td><td>{item.failed}</td><td><code>{values}</code></td></tr>"
         )
-    lead = ""
-    if len(outcome.confirmed) > 1:
-        found = difference(outcome.confirmed[0], outcome.confirmed[1], search.settings.mode)
+    told = ""
+    found = (
+        lead(outcome.confirmed[0], outcome.confirmed[1], search.settings.mode) if len(outcome.confirmed) > 1 else None
+    )
+    if found is not None:
         verdict = "within the noise of the seeds" if found.noise else "more than the noise of the seeds"
-        if not math.isnan(found.p_value):
-            lead = (
-                f"<p>The first leads the second by {found.gain:.2g} &plusmn; {found.error:.2g}, with a standard "
-                f"deviation of {found.deviation:.2g} between seeds: {verdict} (p = {found.p_value:.2g}).</p>"
-            )
+        told = (
+            f"<p>The first leads the second by {found.gain:.2g} &plusmn; {found.half:.2g} (95&nbsp;%), with a standard "
+            f"deviation of {found.deviation:.2g} between seeds: {verdict} (p = {found.p_value:.2g}).</p>"
+        )
     return (
         "<h2>The best with other seeds</h2><div class='scroll'><table><thead><tr><th>trial</th>"
         f"<th>{escape(search.settings.metric)}, mean and standard deviation</th><th>seeds</th><th>failed</th>"
-        f"<th>values</th></tr></thead><tbody>{rows}</tbody></table></div>{lead}"
+        f"<th>values</th></tr></thead><tbody>{rows}</tbody></table></div>{told}"
     )
 
 
