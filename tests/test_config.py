@@ -632,7 +632,7 @@ def test_one_problem_is_counted_in_the_singular() -> None:
 def test_unknown_options_of_groups_and_other_problems_together() -> None:
     assert problems(None, "augment=foo", "debug=fats", "trainer=x", "seed=-1", "a=1,2") == (
         "override 'a=1,2': is a choice between several values, but one run takes one; for a list write a=[...], for a "
-        "text with a comma put it in quotes",
+        "text with a comma put it in quotes, to search among them dlrun sweep a='choice(a, b)'",
         f"override augment=foo: config group 'augment' has no option 'foo'; known: {', '.join(options('augment'))}",
         "override debug=fats: config group 'debug' has no option 'fats'; did you mean fast?",
         "override trainer=x: config group 'trainer' has no option 'x'; known: default",

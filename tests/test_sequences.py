@@ -354,7 +354,14 @@ SEQ2SEQ = (
 )
 
 
-@pytest.mark.parametrize("words", [MEMORY, TAGGED, SEQ2SEQ], ids=["classification", "labeling", "seq2seq"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(MEMORY, marks=pytest.mark.slow, id="classification"),
+        pytest.param(TAGGED, marks=pytest.mark.slow, id="labeling"),
+        pytest.param(SEQ2SEQ, id="seq2seq"),
+    ],
+)
 def test_a_killed_run_ends_like_one_that_was_left_alone(
     words: tuple[str, ...], server: ForkServer, tmp_path: Path
 ) -> None:
