@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from dlrun import __version__
+from dlrun.addresses import masked
 from dlrun.errors import UserError
 
 
@@ -103,7 +104,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor(),
         "threads": torch.get_num_threads(),
-        "command": sys.argv,
+        "command": [masked(word) for word in sys.argv],
         "folder": str(Path.cwd()),
         "git": _git_state(),
     }

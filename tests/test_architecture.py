@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Longest prefix wins. Inside a layer, modules may import each other as long as there is no cycle.
 LAYERS: dict[str, int] = {
     "dlrun": 0,
+    "dlrun.addresses": 0,
     "dlrun.errors": 0,
     "dlrun.monitor": 0,
     "dlrun.registry": 0,

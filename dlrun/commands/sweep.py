@@ -49,10 +49,10 @@ def sweep(request: Request) -> int:
         return EXIT_DONE
     for warning in search.warnings:
         log.warning("%s", warning)
-    return _sweep(search, folder, threads)
+    return _sweep(search, folder, threads, extend=request.reserved.get("extend") == "true")
 
 
-def _sweep(search: Search, folder: RunFolder | None, threads: int | None) -> int:
+def _sweep(search: Search, folder: RunFolder | None, threads: int | None, *, extend: bool) -> int:
     # torch is imported here: a mistake in the space was told before.
     from dlrun.sweep import folder as folders
     from dlrun.sweep import results
@@ -71,7 +71,7 @@ def _sweep(search: Search, folder: RunFolder | None, threads: int | None) -> int
     try:
         log.info("sweep       %s", shown(folder.path))
         screen = Screen(search.settings.metric, search.settings.mode, shown(folder.path))
-        conductor = Conductor(search, folder, threads, screen)
+        conductor = Conductor(search, folder, threads, screen, extend=extend)
         screen.also = LivePage(search, folder, conductor.outcome).refresh
         try:
             with _stopping(conductor):

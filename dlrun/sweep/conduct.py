@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from optuna.storages import BaseStorage
 
 from dlrun.config.search import Search
+from dlrun.errors import UserError
 from dlrun.runfolder import RunFolder
-from dlrun.sweep import confirm
+from dlrun.sweep import confirm, identity
 from dlrun.sweep.confirm import Confirmed, read_confirm
-from dlrun.sweep.ledger import Ledger, Ticket, open_storage
+from dlrun.sweep.ledger import Ledger, Ticket
 from dlrun.sweep.plan import plan
 from dlrun.sweep.pruning import Advisor, Halving, MedianRule, NoPruning
 from dlrun.sweep.record import FAILURES, Record, Trial, Watch
 from dlrun.sweep.runner import InlineRunner, Pack, PoolRunner, Runner
 from dlrun.sweep.screen import Screen
 from dlrun.sweep.stages import Searched, Stage, following, outcomes, read_stages
+from dlrun.sweep.storage import failed, open_storage, said
 from dlrun.sweep.trial import Advise
 from dlrun.sweep.verdict import Verdict, judge
 
@@ -30,7 +33,8 @@ log = logging.getLogger("dlrun")
 
 INLINE_SECONDS = 1.0
 """A trial that takes less runs in the process of the sweep: to start another one would cost more."""
-_POLL_SECONDS = 1.0
+POLL_SECONDS = 1.0
+"""Time between two looks at what other machines do, when there is nothing to do here."""
 
 
 @dataclass
@@ -94,13 +98,19 @@ class Conductor:
         folder: of the sweep.
         threads: CPU threads of each trial.
         screen: what the user sees.
+        extend: whether the search may be another one than that which was begun.
     """
 
-    def __init__(self, search: Search, folder: RunFolder, threads: int, screen: Screen) -> None:
+    def __init__(
+        self, search: Search, folder: RunFolder, threads: int, screen: Screen, *, extend: bool = False
+    ) -> None:
         self.search, self.folder, self.threads, self.screen = search, folder, threads, screen
         self.settings = search.settings
         self.seed = self.settings.seed if self.settings.seed is not None else int(search.composed.tree["seed"])
         self.shared = self.settings.storage is not None
+        self.place = identity.place(folder) if self.shared else ""
+        self._extend = extend
+        self._home = identity.home(folder) if self.shared else None
         self.outcome = Outcome()
         self._runner: Runner | None = None
         self._signals = 0
@@ -124,9 +134,20 @@ class Conductor:
         """Run all stages that are not done.
 
         Raises:
-            UserError: if the storage cannot be used.
+            UserError: if the storage cannot be used, or holds another search.
         """
         storage = open_storage(self.settings.storage, self.folder.path)
+        try:
+            return self._run(storage)
+        except Exception as error:
+            if not failed(error):
+                raise
+            raise UserError(
+                f"sweep.storage: the database cannot be used any more: {said(error)}. What was finished is safe there; "
+                f"go on with dlrun sweep resume={self.folder.path} when it is back"
+            ) from error
+
+    def _run(self, storage: BaseStorage) -> Outcome:
         name = (self.settings.name or self.search.composed.name) if self.shared else "sweep"
         searched = Searched(self.search.space)
         for stage in read_stages(self.settings):
@@ -135,18 +156,17 @@ class Conductor:
                 if not searched.space:
                     log.info("every axis is fixed by its verdict: stage %d has nothing to search", stage.number)
                     break
-            ledger = Ledger(
-                storage,
-                f"{name}/{stage.number}",
-                searched.space,
-                self.settings.mode,
-                self.settings.search,
-                self.seed + stage.number,
-                shared=self.shared,
-            )
-            result = StageResult(stage, searched)
-            self.outcome.stages.append(result)
-            self._stage(result, ledger, self._planned(result))
+            settings, seed = self.settings, self.seed + stage.number
+            study = f"{name}/{stage.number}"
+            ledger = Ledger(storage, study, searched.space, settings.mode, settings.search, seed, home=self._home)
+            try:
+                if self.shared:
+                    searched = self._agreed(ledger, name, searched, first=not self.outcome.stages)
+                result = StageResult(stage, searched)
+                self.outcome.stages.append(result)
+                self._stage(result, ledger, self._planned(result))
+            finally:
+                ledger.close()
             if self.outcome.stopped:
                 break
         chosen = read_confirm(self.settings)
@@ -154,15 +174,36 @@ class Conductor:
             self._confirm(storage, name, *chosen)
         return self.outcome
 
+    def _agreed(self, ledger: Ledger, name: str, searched: Searched, *, first: bool) -> Searched:
+        """The space of a stage as the machine that began it has it: its verdicts may differ in a last digit."""
+        mine = identity.identity(self.search)
+        if self._extend:
+            ledger.overrule("search", mine)
+            if first:
+                ledger.overrule("searched", searched.to_plain())
+        if first:
+            identity.check(self.search, name, ledger.agree("search", mine))
+        agreed = Searched.from_plain(ledger.agree("searched", searched.to_plain()))
+        ledger.space = agreed.space
+        return agreed
+
     def _confirm(self, storage: BaseStorage, name: str, top: int, seeds: int) -> None:
         last, best = self.outcome.stages[-1], self.outcome.best(self.settings.mode, top)
         if not best:
             return
         stage = Stage(last.stage.number + 1, len(best) * seeds, last.stage.epochs, None, confirms=True)
         result = StageResult(stage, Searched((), last.searched.fixed))
-        ledger = Ledger(storage, f"{name}/confirm", (), self.settings.mode, "random", self.seed, shared=self.shared)
+        planned = confirm.trials(best, seeds, int(self.search.composed.tree["seed"]))
+        study = f"{name}/confirm"
+        if self.shared:
+            # Machines that want other trials confirmed have a study of their own.
+            study += "/" + hashlib.sha256(repr(planned).encode()).hexdigest()[:8]
+        ledger = Ledger(storage, study, (), self.settings.mode, "random", self.seed, home=self._home)
         self.outcome.stages.append(result)
-        self._stage(result, ledger, confirm.trials(best, seeds, int(self.search.composed.tree["seed"])))
+        try:
+            self._stage(result, ledger, planned)
+        finally:
+            ledger.close()
         records = [result.records[number] for number in sorted(result.records)]
         self.outcome.confirmed = confirm.confirmed(best, records, self.settings.mode)
 
@@ -267,27 +308,45 @@ class _Work:
                     runner.run(self._next, self._done, self._advise)
                 if conductor.outcome.stopped:
                     break
-            if conductor.outcome.stopped or not self._others():
+            if conductor.outcome.stopped:
                 break
+            if not self._others():
+                if not (conductor.shared and self._paused):
+                    break
+                # Others may wait for these: only then the stage is over for all.
+                self._end_paused()
+        self._end_paused()
+
+    def _end_paused(self) -> None:
+        conductor = self._conductor
         for record in self._paused.values():
             if conductor.outcome.stopped and conductor.outcome.resumable:
                 self._ledger.give_back(self._tickets[record.number])
             else:
-                self._finish(Record(**{**record.__dict__, "status": "pruned"}))
+                self._finish(replace(record, status="pruned"))
         self._paused.clear()
 
     def _others(self) -> bool:
         """Wait for those that share the study; True if there is something to do for this process again."""
         ledger = self._ledger
         while self._conductor.shared and not self._conductor.outcome.stopped:
-            ledger.beat()
             ledger.recover()
+            self._learn()
             if ledger.waiting():
                 return True
-            if ledger.running() <= len(self._paused):
+            # What another machine has paused goes on, or is finished, there.
+            if not ledger.running() and not ledger.missing() and (self._paused or not ledger.paused()):
                 return False
-            time.sleep(_POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
         return False
+
+    def _learn(self) -> None:
+        """Take over what others have finished."""
+        for number, record in self._ledger.records().items():
+            if number not in self._result.records:
+                self._result.records[number] = record
+                self.advisor.learn(record)
+                self._conductor.screen.learn(record)
 
     def _next(self) -> Pack | None:
         if self._conductor.outcome.stopped:
@@ -295,7 +354,10 @@ class _Work:
         number = self.advisor.promoted()
         if number is not None and number in self._paused:
             del self._paused[number]
+            self._ledger.pause(self._tickets[number], False)
             return [self._trial(self._tickets[number])]
+        if self._conductor.shared:
+            self._learn()
         ticket = self._ledger.take()
         if ticket is None:
             return None
@@ -346,11 +408,15 @@ class _Work:
                 self._conductor.interrupted(record.reason)
         elif record.status == "paused":
             self._paused[record.number] = record
+            self._ledger.pause(ticket, True)
         else:
             self._finish(record)
 
     def _finish(self, record: Record) -> None:
-        self._ledger.finish(self._tickets[record.number], record)
+        record = replace(record, place=self._conductor.place)
+        if not self._ledger.finish(self._tickets[record.number], record):
+            log.warning("trial %d-%04d does not count: another machine has taken it over", record.stage, record.number)
+            return
         self._result.records[record.number] = record
         self._conductor.screen.show(record)
         self._conductor.count_failure(record)

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from dlrun.addresses import masked
 from dlrun.config.search import Search
 from dlrun.errors import UserError
 from dlrun.runfolder import RunFolder
 
 PLAN = "sweep.yaml"
-_FREE = ("trials", "jobs", "timeout", "fail_fast", "max_failures", "confirm", "root", "name")
+FREE = ("trials", "jobs", "timeout", "fail_fast", "max_failures", "confirm", "root", "name")
 """Settings that may change from one start of a sweep to the next: none of them changes a trial."""
 
 
@@ -102,7 +104,13 @@ def write(folder: RunFolder, search: Search, threads: int) -> None:
     }
     text = yaml.safe_dump(json.loads(json.dumps(tree, default=str)), sort_keys=False)
     try:
-        folder.write_text(PLAN, text)
+        # A resume needs the password of the database; nobody else does.
+        before = os.umask(0o077) if masked(text) != text else None
+        try:
+            folder.write_text(PLAN, text)
+        finally:
+            if before is not None:
+                os.umask(before)
     except OSError as error:
         raise UserError(f"sweep folder {folder.path}: cannot be written: {error.strerror}") from None
 
@@ -127,15 +135,28 @@ def read(path: Path) -> Saved:
 def changes(saved: Saved, search: Search) -> list[str]:
     """What is different now and would change trials, one line each."""
     now = json.loads(json.dumps(describe(search), default=str))
-    before = {"base": saved.base, "space": saved.space, "settings": saved.settings}
+    before = json.loads(json.dumps({"base": saved.base, "space": saved.space, "settings": saved.settings}, default=str))
+    return differences(before, now)
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], free_base: Sequence[str] = ()) -> list[str]:
+    """What two searches, as :func:`describe` gives them, do not share and would change trials, one line each.
+
+    Args:
+        before: the one, as JSON.
+        now: the other.
+        free_base: paths of the configuration that may differ, with everything below them.
+    """
     found: list[str] = []
     for part, prefix in (("base", ""), ("space", "search space of "), ("settings", "sweep.")):
-        old, new = (_flat(json.loads(json.dumps(tree[part], default=str))) for tree in (before, now))
+        old, new = _flat(before[part]), _flat(now[part])
         for key in sorted(old.keys() | new.keys()):
-            if part == "settings" and key.split(".")[0] in _FREE:
+            if part == "settings" and key.split(".")[0] in FREE:
+                continue
+            if part == "base" and any(key == path or key.startswith(f"{path}.") for path in free_base):
                 continue
             if old.get(key) != new.get(key):
-                found.append(f"{prefix}{key}: was {old.get(key)!r}, is now {new.get(key)!r}")
+                found.append(masked(f"{prefix}{key}: was {old.get(key)!r}, is now {new.get(key)!r}"))
     return found
 
 

@@ -3,16 +3,14 @@
 Every trial is a *slot* that is enqueued before the first one starts, with its values if the search does not learn, and
 without where Optuna's sampler chooses them when the slot is taken. Taking is one atomic change of state in the storage,
 so any number of processes and machines share the slots. A slot whose owner died is closed and enqueued again under the
-same number: only what was finished under a number counts.
+same number: only what was finished under a number counts. Of slots with one number (two machines planned at once) the
+first is run, the others are closed when they are taken.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import math
-import os
-import socket
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -31,7 +29,7 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from dlrun.errors import UserError
+from dlrun.sweep.pulse import Pulse
 from dlrun.sweep.record import Record
 from dlrun.sweep.space import Axis, Choice, Space, active, in_order, plain
 
@@ -39,10 +37,8 @@ from dlrun.sweep.space import Axis, Choice, Space, active, in_order, plain
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
-BEAT_SECONDS = 20.0
-"""Time between two signs of life of a process that shares its trials with others."""
-_DEAD_AFTER = 9 * BEAT_SECONDS
 _PLANNING_SECONDS = 60.0
+_ALIVE = "alive "
 
 
 @dataclass(frozen=True)
@@ -71,10 +67,8 @@ class Ledger:
         mode: whether small or large scores are good.
         search: ``tpe`` or ``gp`` choose values when a slot is taken; others bring them.
         seed: of the sampler.
-        shared: whether other processes may take slots of the same study.
-
-    Raises:
-        UserError: if the storage cannot be used.
+        home: what tells this sweep folder from those of other machines, which may take slots of the same study; None:
+            there are no others.
     """
 
     def __init__(
@@ -85,12 +79,11 @@ class Ledger:
         mode: str,
         search: str,
         seed: int,
-        *,
-        shared: bool,
+        home: str | None = None,
     ) -> None:
-        self.space, self._shared = in_order(space), shared
-        self._owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        self._beat_at = -math.inf
+        self.space, self._home = in_order(space), home
+        self._owner = f"{home}:{uuid.uuid4().hex[:8]}"
+        self._planned: dict[int, Mapping[str, Any] | None] = {}
         options: dict[str, Any] = {
             "storage": storage,
             "study_name": name,
@@ -104,6 +97,13 @@ class Ledger:
             self._study = optuna.create_study(**options, load_if_exists=True)
             self._founder = False
         self._storage, self._id = storage, self._study._study_id
+        self._pulse = Pulse(self._beat, self._signs)
+        if home is not None:
+            self._pulse.start()
+
+    def close(self) -> None:
+        """Give no more signs of life; what this process still has is free for others after a while."""
+        self._pulse.stop()
 
     def remember(self, key: str, value: Any) -> Any:
         """What the study knows under a key; ``value`` is written if it knows nothing yet."""
@@ -113,7 +113,22 @@ class Ledger:
         self._study.set_user_attr(key, value)
         return value
 
-    def forget(self, key: str, value: Any) -> None:
+    def agree(self, key: str, value: Any) -> Any:
+        """What the process that began the study says; without others, what this one says.
+
+        Args:
+            key: of what is said.
+            value: what this process says, as JSON.
+        """
+        if self._home is None:
+            return value
+        if not self._founder and not self._wait_for(key):
+            logging.getLogger("dlrun").warning(
+                "whoever began this stage did not come far; this process goes on with it"
+            )
+        return self.remember(key, value)
+
+    def overrule(self, key: str, value: Any) -> None:
         """Write ``value`` whatever was known under the key."""
         self._study.set_user_attr(key, value)
 
@@ -124,68 +139,88 @@ class Ledger:
             first: number of the first trial.
             trials: the values of each; None leaves the choice to the sampler.
         """
-        numbers = range(first, first + len(trials))
-        if self._shared and not self._founder and not self._wait_for_plan():
-            logging.getLogger("dlrun").warning("whoever began this stage has not planned it; this process does")
-        known = {trial.user_attrs.get("number") for trial in self._trials()}
-        for number, values in zip(numbers, trials, strict=True):
-            if number not in known:
-                self._enqueue(number, values, resumed=False)
+        if self._home is not None and not self._founder:
+            self._wait_for("planned")
+        self._planned = dict(enumerate(trials, first))
+        for number in self.missing():
+            self._restore(number)
         self._study.set_user_attr("planned", True)
+
+    def missing(self) -> list[int]:
+        """Numbers that were planned and are neither finished nor to be run.
+
+        A process that dies between closing a slot and enqueuing it again leaves such a number behind.
+        """
+        known = set()
+        for trial in self._trials():
+            if not trial.state.is_finished() or "record" in trial.user_attrs:
+                known.add(trial.user_attrs.get("number"))
+        return [number for number in self._planned if number not in known]
 
     def recover(self) -> int:
         """Enqueue again what dead processes had taken; returns how many trials that were.
 
-        Without sharing, this process is the only one, and every other owner is dead.
+        Without others, every other owner is dead; and so is one of the same folder, which this process has locked.
         """
         found = 0
+        signs = self._signs() if self._home is not None else {}
         for trial in self._trials(TrialState.RUNNING):
             owner = trial.user_attrs.get("owner")
-            if owner == self._owner or (self._shared and self._alive(owner)):
+            if owner == self._owner or not self._dead(trial, owner, signs):
                 continue
             if self._close(trial):
                 found += 1
                 if "number" in trial.user_attrs:
                     self._enqueue(trial.user_attrs["number"], trial.user_attrs.get("values"), resumed=True)
+        for number in self.missing():
+            # Whoever closed it may be about to enqueue it.
+            if self._home is None or self._pulse.dead(f"slot {number}", None):
+                self._restore(number)
         return found
-
-    def again(self, number: int, values: Mapping[str, Any]) -> None:
-        """Enqueue a trial that goes on from where it paused."""
-        self._enqueue(number, values, resumed=True)
 
     def take(self) -> Ticket | None:
         """The next slot; None if all are taken."""
-        self.beat()
-        if not self._trials(TrialState.WAITING):
-            return None
-        trial = self._study.ask()
-        known = self._storage.get_trial(trial._trial_id).user_attrs
-        if "number" not in known:
-            # Another process took the last slot in between, and Optuna made a new trial.
-            self._study.tell(trial, state=TrialState.FAIL)
-            return None
-        self._storage.set_trial_user_attr(trial._trial_id, "owner", self._owner)
-        values = known.get("values")
-        if values is None:
-            values = self._choose(trial)
-            self._storage.set_trial_user_attr(trial._trial_id, "values", values)
-        return Ticket(known["number"], values, bool(known.get("resumed")), trial._trial_id)
+        while self._trials(TrialState.WAITING):
+            trial = self._study.ask()
+            known = self._storage.get_trial(trial._trial_id).user_attrs
+            if "number" not in known:
+                # Another process took the last slot in between, and Optuna made a new trial.
+                self._study.tell(trial, state=TrialState.FAIL)
+                return None
+            self._storage.set_trial_user_attr(trial._trial_id, "owner", self._owner)
+            if self._redundant(trial._trial_id, known["number"]):
+                self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+                continue
+            values = known.get("values")
+            if values is None:
+                values = self._choose(trial)
+                self._storage.set_trial_user_attr(trial._trial_id, "values", values)
+            return Ticket(known["number"], values, bool(known.get("resumed")), trial._trial_id)
+        return None
+
+    def pause(self, ticket: Ticket, paused: bool) -> None:
+        """Mark a trial of this process that waits for others to turn out worse, or goes on."""
+        self._storage.set_trial_user_attr(ticket.trial_id, "paused", paused)
 
     def give_back(self, ticket: Ticket) -> None:
         """Return a slot that was not finished, for the next start of the sweep."""
         if self._close(self._storage.get_trial(ticket.trial_id)):
             self._enqueue(ticket.number, ticket.values, resumed=True)
 
-    def finish(self, ticket: Ticket, record: Record) -> None:
-        """Write down what became of a trial."""
-        self._storage.set_trial_user_attr(ticket.trial_id, "record", record.to_plain())
+    def finish(self, ticket: Ticket, record: Record) -> bool:
+        """Write down what became of a trial; False if it does not count, for another process has taken it over."""
         # To the sampler a diverged trial is a bad one, a failed one says nothing of its values.
         if record.score is not None and record.status == "ok":
-            self._storage.set_trial_state_values(ticket.trial_id, TrialState.COMPLETE, [record.score])
-        elif record.status in ("ok", "diverged", "pruned"):
-            self._storage.set_trial_state_values(ticket.trial_id, TrialState.PRUNED)
+            state, scores = TrialState.COMPLETE, [record.score]
         else:
-            self._storage.set_trial_state_values(ticket.trial_id, TrialState.FAIL)
+            known = record.status in ("ok", "diverged", "pruned")
+            state, scores = TrialState.PRUNED if known else TrialState.FAIL, None
+        try:
+            self._storage.set_trial_user_attr(ticket.trial_id, "record", record.to_plain())
+            self._storage.set_trial_state_values(ticket.trial_id, state, scores)
+        except UpdateFinishedTrialError:
+            return False
+        return True
 
     def records(self) -> dict[int, Record]:
         """Number -> record of every finished trial; of one that paused and went on, the last."""
@@ -197,18 +232,16 @@ class Ledger:
         return found
 
     def running(self) -> int:
-        """Trials that are taken and not finished, by whomever."""
-        return len(self._trials(TrialState.RUNNING))
+        """Trials that somebody trains."""
+        return sum(not trial.user_attrs.get("paused") for trial in self._trials(TrialState.RUNNING))
+
+    def paused(self) -> int:
+        """Trials that wait for others to turn out worse."""
+        return sum(bool(trial.user_attrs.get("paused")) for trial in self._trials(TrialState.RUNNING))
 
     def waiting(self) -> int:
         """Slots that nobody has taken."""
         return len(self._trials(TrialState.WAITING))
-
-    def beat(self) -> None:
-        """Give a sign of life, if it is time and somebody looks."""
-        if self._shared and time.monotonic() - self._beat_at > BEAT_SECONDS:
-            self._beat_at = time.monotonic()
-            self._study.set_user_attr(f"alive {self._owner}", time.time())
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self._storage.get_all_trials(self._id, deepcopy=False, states=states or None)
@@ -252,53 +285,44 @@ class Ledger:
         fixed: Mapping[str, Any] = self._study.user_attrs.get("fixed", {})
         return fixed
 
-    def _alive(self, owner: Any) -> bool:
-        seen = self._study.user_attrs.get(f"alive {owner}")
-        return isinstance(seen, float) and time.time() - seen < _DEAD_AFTER
+    def _beat(self, count: int) -> None:
+        self._storage.set_study_user_attr(self._id, _ALIVE + self._owner, count)
 
-    def _wait_for_plan(self) -> bool:
+    def _signs(self) -> dict[str, Any]:
+        known = self._storage.get_study_user_attrs(self._id)
+        return {key: value for key, value in known.items() if key.startswith(_ALIVE)}
+
+    def _dead(self, trial: FrozenTrial, owner: str | None, signs: Mapping[str, Any]) -> bool:
+        if self._home is None:
+            return True
+        if owner is None:
+            # Taken this moment, or by a process that died before it could write its name.
+            return self._pulse.dead(f"trial {trial._trial_id}", None)
+        return owner.startswith(f"{self._home}:") or self._pulse.dead(_ALIVE + owner, signs.get(_ALIVE + owner))
+
+    def _restore(self, number: int) -> None:
+        """Enqueue a number that is missing, with the values that it had."""
+        before = [trial for trial in self._trials() if trial.user_attrs.get("number") == number]
+        known = next((trial.user_attrs["values"] for trial in before if "values" in trial.user_attrs), None)
+        self._enqueue(number, self._planned[number] if known is None else known, resumed=bool(before))
+
+    def _redundant(self, trial_id: int, number: int) -> bool:
+        """Whether a slot that was taken is a second one of its number."""
+        for other in self._trials():
+            if other._trial_id == trial_id or other.user_attrs.get("number") != number:
+                continue
+            finished = other.state.is_finished()
+            if (finished and "record" in other.user_attrs) or (not finished and other._trial_id < trial_id):
+                return True
+        return False
+
+    def _wait_for(self, key: str) -> bool:
         deadline = time.monotonic() + _PLANNING_SECONDS
-        while not self._study.user_attrs.get("planned"):
+        while key not in self._study.user_attrs:
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.2)
         return True
-
-
-def open_storage(address: str | None, folder: Any) -> BaseStorage:
-    """The storage of a sweep.
-
-    Args:
-        address: of a database (``postgresql://``, ``mysql://``, ``redis://``); None: a journal in ``folder``.
-        folder: of the sweep.
-
-    Raises:
-        UserError: if the address is of no known kind, its driver is missing, or nobody answers.
-    """
-    from optuna.storages import JournalStorage, RDBStorage
-    from optuna.storages.journal import JournalRedisBackend
-
-    if address is None:
-        from dlrun.sweep.journal import Journal
-
-        return JournalStorage(Journal(folder / "journal.log"))
-    shown = _without_password(address)
-    try:
-        if address.startswith(("redis://", "rediss://")):
-            return JournalStorage(JournalRedisBackend(address))
-        return RDBStorage(address, engine_kwargs={"pool_pre_ping": True})
-    except ImportError as error:
-        raise UserError(f"sweep.storage={shown}: {error}; install the driver of the database") from error
-    except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"sweep.storage={shown}: cannot be opened: {reason}") from error
-
-
-def _without_password(address: str) -> str:
-    head, at, tail = address.rpartition("@")
-    scheme, mark, login = head.partition("://")
-    user = login.partition(":")[0]
-    return f"{scheme}{mark}{user}{at}{tail}" if at else address
 
 
 def _sampler(search: str, seed: int) -> BaseSampler:

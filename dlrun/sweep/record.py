@@ -76,6 +76,7 @@ class Record:
         seconds: of training, over all interruptions.
         metrics: newest value of every metric at the best evaluation.
         curve: [epoch, value of the metric] of every evaluation.
+        place: host:path of the folder that ``folder`` is in, if it may be on another machine; else empty.
     """
 
     number: int
@@ -89,6 +90,12 @@ class Record:
     seconds: float = 0.0
     metrics: Mapping[str, float] = field(default_factory=dict)
     curve: tuple[tuple[float, float], ...] = ()
+    place: str = ""
+
+    @property
+    def where(self) -> str:
+        """The folder of the run, with the machine if it may be another one."""
+        return f"{self.place}/{self.folder}" if self.place else self.folder
 
     def to_plain(self) -> dict[str, Any]:
         """For JSON."""

@@ -16,6 +16,7 @@ from dlrun.runfolder import RunFolder
 from dlrun.sweep.conduct import Outcome
 from dlrun.sweep.confirm import lead
 from dlrun.sweep.hparams import write_hparams
+from dlrun.sweep.identity import place
 from dlrun.sweep.page import PAGE, write_page
 from dlrun.sweep.record import Record
 from dlrun.sweep.screen import shown, told
@@ -37,7 +38,7 @@ def table(outcome: Outcome) -> str:
         values = [plain(record.values[key]) if key in record.values else "" for key in keys]
         score = "" if record.score is None else repr(record.score)
         head = [record.stage, record.number, record.status, score]
-        writer.writerow([*head, *values, f"{record.epochs:g}", record.seconds, record.folder, record.reason])
+        writer.writerow([*head, *values, f"{record.epochs:g}", record.seconds, record.where, record.reason])
     return text.getvalue()
 
 
@@ -60,7 +61,7 @@ def write(search: Search, folder: RunFolder, outcome: Outcome) -> None:
         folder.write_text("results.csv", table(outcome))
         for record in outcome.best(settings.mode):
             score = f"{settings.metric} {record.score}"
-            head = f"# The best trial of a sweep, {record.folder}: {score} after {record.epochs:g} epochs.\n"
+            head = f"# The best trial of a sweep, {record.where}: {score} after {record.epochs:g} epochs.\n"
             tree = yaml.safe_dump(dict(best_config(search, outcome, record)), sort_keys=False)
             folder.write_text("best.yaml", f"{head}#\n#   dlrun train config=best.yaml\n{tree}")
         write_page(search, folder, outcome)
@@ -94,7 +95,10 @@ def report(search: Search, folder: RunFolder, outcome: Outcome) -> None:
     log.info("page        %s/%s", path, PAGE)
     if best:
         log.info("train it    dlrun train config=%s", shlex.quote(f"{path}/best.yaml"))
-        log.info("evaluate    dlrun eval checkpoint=%s", shlex.quote(f"{path}/trials/{best[0].folder}"))
+        if best[0].place in ("", place(folder)):
+            log.info("evaluate    dlrun eval checkpoint=%s", shlex.quote(f"{path}/trials/{best[0].folder}"))
+        else:
+            log.info("it lies in  %s", best[0].where)
 
 
 def _confirmed(search: Search, outcome: Outcome) -> None:

@@ -81,6 +81,24 @@ class Searched:
                 found[key] = item.value
         return {**found, **values}
 
+    def to_plain(self) -> dict[str, Any]:
+        """For JSON."""
+        fixed = {
+            key: [item.value, None if item.when is None else [item.when.key, list(item.when.values)]]
+            for key, item in self.fixed.items()
+        }
+        return {"space": {axis.key: str(axis) for axis in self.space}, "fixed": fixed}
+
+    @classmethod
+    def from_plain(cls, tree: Mapping[str, Any]) -> Searched:
+        """The inverse of :meth:`to_plain`."""
+        space = tuple(parse_axis(key, text) for key, text in tree["space"].items())
+        fixed = {
+            key: Fixed(value, None if when is None else Condition(when[0], tuple(when[1])))
+            for key, (value, when) in tree["fixed"].items()
+        }
+        return cls(in_order(space), fixed)
+
 
 def read_stages(settings: SweepConfig) -> tuple[Stage, ...]:
     """The stages of a sweep; one, if none are described.
