@@ -61,6 +61,11 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[str]:
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
@@ -110,7 +115,7 @@ def redis() -> Iterator[str]:
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 30
-        while socket.socket().connect_ex(("127.0.0.1", port)):
+        while not _answers(port):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         yield f"redis://:s3cret@127.0.0.1:{port}"
@@ -200,22 +205,26 @@ def _share(address: str, machines: tuple[Machine, Machine], *words: str) -> list
     return rows
 
 
-def test_two_machines_share_stages_and_confirmation(postgres: str, machines: tuple[Machine, Machine]) -> None:
-    rows = _share(
-        postgres,
-        machines,
-        "sweep.stages=[{trials: 10, epochs: 1}, {trials: 6, epochs: 2}]",
-        "sweep.confirm={top: 2, seeds: 2}",
-    )
-    assert [row["stage"] for row in rows] == ["1"] * 10 + ["2"] * 6 + ["3"] * 4
-    assert {row["status"] for row in rows} == {"ok"}
-    # The same command alone, in a journal of its own, gives the same trials and scores.
+STAGES = (
+    "sweep.stages=[{trials: 10, epochs: 1}, {trials: 6, epochs: 2}]",
+    "sweep.confirm={top: 2, seeds: 2}",
+)
+
+
+@pytest.mark.slow
+def test_together_is_as_alone(postgres: str, machines: tuple[Machine, Machine]) -> None:
+    rows = _share(postgres, machines, *STAGES, "sweep.name=compared")
     alone = Machine(machines[0].home.parent / "alone")
-    stages = ("sweep.stages=[{trials: 10, epochs: 1}, {trials: 6, epochs: 2}]", "sweep.confirm={top: 2, seeds: 2}")
-    alone.start(*WORDS, *stages, "callbacks.slow.seconds=0")
+    alone.start(*WORDS, *STAGES, "callbacks.slow.seconds=0")
     alone.end()
     keys = ("stage", "trial", "status", "score", "optimizer.lr", "seed")
     assert [[row[key] for key in keys] for row in rows] == [[row[key] for key in keys] for row in alone.rows()]
+
+
+def test_two_machines_share_stages_and_confirmation(postgres: str, machines: tuple[Machine, Machine]) -> None:
+    rows = _share(postgres, machines, *STAGES)
+    assert [row["stage"] for row in rows] == ["1"] * 10 + ["2"] * 6 + ["3"] * 4
+    assert {row["status"] for row in rows} == {"ok"}
     # The password is in no file that others can read.
     for path in machines[0].home.rglob("*"):
         if path.is_file() and b"s3cret" in path.read_bytes():
@@ -223,6 +232,7 @@ def test_two_machines_share_stages_and_confirmation(postgres: str, machines: tup
             assert path.stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.slow
 def test_a_trial_of_a_killed_machine_is_taken_over(postgres: str, machines: tuple[Machine, Machine]) -> None:
     one, two = machines
     words = (*WORDS, f"sweep.storage={postgres}", "sweep.name=killed", "sweep.trials=8")
@@ -246,6 +256,7 @@ def test_a_trial_of_a_killed_machine_is_taken_over(postgres: str, machines: tupl
     assert one.rows() == rows
 
 
+@pytest.mark.slow
 def test_a_killed_machine_goes_on_with_its_own_trial_at_once(postgres: str, machines: tuple[Machine, Machine]) -> None:
     one, _ = machines
     (one.home / "quick.py").write_text(PLUGIN.replace("3.0", "600.0"))
@@ -259,6 +270,7 @@ def test_a_killed_machine_goes_on_with_its_own_trial_at_once(postgres: str, mach
     assert [row["status"] for row in one.rows()] == ["ok"] * 3
 
 
+@pytest.mark.slow
 def test_pruning_with_others_comes_to_an_end(postgres: str, machines: tuple[Machine, Machine]) -> None:
     rows = _share(postgres, machines, "sweep.name=pruned", "sweep.prune=halving", "sweep.trials=12", "trainer.epochs=4")
     assert {row["status"] for row in rows} == {"ok", "pruned"}
@@ -280,6 +292,7 @@ def test_another_space_is_refused(postgres: str, machines: tuple[Machine, Machin
     assert not two.begun()
 
 
+@pytest.mark.slow
 def test_redis_shares_trials(redis: str, machines: tuple[Machine, Machine]) -> None:
     rows = _share(redis, machines, "sweep.trials=12")
     assert [int(row["trial"]) for row in rows] == list(range(1, 13))

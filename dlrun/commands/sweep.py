@@ -16,6 +16,7 @@ from dlrun.config.search import Search, load_search
 from dlrun.errors import EXIT_DONE, EXIT_FAILURE, EXIT_RESUMABLE, ConfigError, UserError
 from dlrun.logs import start_console, start_file, stop_file
 from dlrun.runfolder import RunFolder
+from dlrun.sweep.launcher import read_launcher
 from dlrun.sweep.stages import check_stages, read_stages
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def sweep(request: Request) -> int:
     else:
         search, folder, threads = _resumed(Path(resume).expanduser(), request)
     check_stages(search, read_stages(search.settings))
+    read_launcher(search.settings)
     if request.print_config:
         _print(search)
         return EXIT_DONE
@@ -139,6 +141,9 @@ def _threads(search: Search) -> int:
     chosen = search.composed.tree["trainer"].get("threads")
     if isinstance(chosen, int):
         return chosen
+    launcher = read_launcher(settings)
+    if launcher is not None:
+        return launcher.cpus
     jobs = automatic_jobs(search) if settings.jobs is None else max(1, settings.jobs)
     return max(1, (os.cpu_count() or 1) // jobs)
 

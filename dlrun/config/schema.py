@@ -221,6 +221,8 @@ class SweepConfig:
     """Of halving: one in so many trials goes on."""
     min_epochs: PositiveInt
     """Epochs before a trial may be stopped."""
+    retry_oom: bool
+    """Run a trial that raised an out-of-memory error once more with half the micro-batch."""
     fail_fast: bool
     """End the sweep at the first failed trial."""
     max_failures: NonNegativeInt | None
@@ -233,6 +235,8 @@ class SweepConfig:
     """Address of a database that several machines share; null: a journal in the sweep's folder."""
     launcher: Literal["local", "submitit", "ray"]
     """Who runs the trials."""
+    launcher_options: Mapping[str, Any]
+    """What a trial asks of the cluster, see :mod:`dlrun.sweep.launcher`."""
     root: Path
     """Folder that holds the sweeps."""
     name: str

@@ -18,6 +18,7 @@ from dlrun.errors import UserError
 from dlrun.runfolder import RunFolder
 from dlrun.sweep import confirm, identity
 from dlrun.sweep.confirm import Confirmed, read_confirm
+from dlrun.sweep.launcher import make_runner, read_launcher
 from dlrun.sweep.ledger import Ledger, Ticket
 from dlrun.sweep.plan import plan
 from dlrun.sweep.pruning import Advisor, Halving, MedianRule, NoPruning
@@ -256,7 +257,10 @@ class Conductor:
     def runners(self) -> Iterator[Runner]:
         """The runner to use; with ``jobs=null`` first one that finds out how long a trial takes."""
         jobs, devices = self.settings.jobs, _devices(self.search)
-        if jobs == 0:
+        launcher = read_launcher(self.settings)
+        if launcher is not None:
+            yield make_runner(launcher, self.folder.path)
+        elif jobs == 0:
             yield InlineRunner()
         elif jobs is not None:
             yield PoolRunner(jobs, devices)
@@ -291,6 +295,7 @@ class _Work:
         self._conductor, self._result, self._ledger = conductor, result, ledger
         self._tickets: dict[int, Ticket] = {}
         self._paused: dict[int, Record] = {}
+        self._heard: dict[int, float] = {}
         settings, stage = conductor.settings, result.stage
         self._epochs = stage.epochs or int(conductor.search.composed.tree["trainer"]["epochs"])
         self.advisor: Advisor = NoPruning()
@@ -331,33 +336,45 @@ class _Work:
         ledger = self._ledger
         while self._conductor.shared and not self._conductor.outcome.stopped:
             ledger.recover()
-            self._learn()
+            # Looked at first: what was paused or finished by then is known after learning.
+            running = ledger.running()
+            if self._learn() and self._paused:
+                return True
             if ledger.waiting():
                 return True
             # What another machine has paused goes on, or is finished, there.
-            if not ledger.running() and not ledger.missing() and (self._paused or not ledger.paused()):
+            if not running and not ledger.missing() and (self._paused or not ledger.paused()):
                 return False
             time.sleep(POLL_SECONDS)
         return False
 
-    def _learn(self) -> None:
-        """Take over what others have finished."""
+    def _learn(self) -> bool:
+        """Take over what others have finished and paused; whether there was anything new."""
+        new = False
         for number, record in self._ledger.records().items():
             if number not in self._result.records:
                 self._result.records[number] = record
-                self.advisor.learn(record)
                 self._conductor.screen.learn(record)
+                self.advisor.learn(record)
+                new = True
+        for record in self._ledger.paused():
+            if record.number not in self._paused and self._heard.get(record.number) != record.epochs:
+                self._heard[record.number] = record.epochs
+                self.advisor.learn(record)
+                new = True
+        return new
 
     def _next(self) -> Pack | None:
         if self._conductor.outcome.stopped:
             return None
-        number = self.advisor.promoted()
-        if number is not None and number in self._paused:
-            del self._paused[number]
-            self._ledger.pause(self._tickets[number], False)
-            return [self._trial(self._tickets[number])]
         if self._conductor.shared:
             self._learn()
+        while (number := self.advisor.promoted()) is not None:
+            # Those of other machines go on there.
+            if number in self._paused:
+                del self._paused[number]
+                self._ledger.unpause(self._tickets[number])
+                return [self._trial(self._tickets[number])]
         ticket = self._ledger.take()
         if ticket is None:
             return None
@@ -408,7 +425,7 @@ class _Work:
                 self._conductor.interrupted(record.reason)
         elif record.status == "paused":
             self._paused[record.number] = record
-            self._ledger.pause(ticket, True)
+            self._ledger.pause(ticket, record)
         else:
             self._finish(record)
 

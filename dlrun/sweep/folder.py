@@ -20,7 +20,19 @@ from dlrun.errors import UserError
 from dlrun.runfolder import RunFolder
 
 PLAN = "sweep.yaml"
-FREE = ("trials", "jobs", "timeout", "fail_fast", "max_failures", "confirm", "root", "name")
+FREE = (
+    "trials",
+    "jobs",
+    "timeout",
+    "retry_oom",
+    "fail_fast",
+    "max_failures",
+    "confirm",
+    "launcher",
+    "launcher_options",
+    "root",
+    "name",
+)
 """Settings that may change from one start of a sweep to the next: none of them changes a trial."""
 
 
@@ -84,6 +96,7 @@ def describe(search: Search) -> dict[str, Any]:
         if key != "space"
     }
     settings["stages"] = [dict(stage) for stage in search.settings.stages]
+    settings["launcher_options"] = dict(search.settings.launcher_options)
     settings["confirm"] = dict(search.settings.confirm)
     space = {axis.key: str(axis) for axis in search.space}
     return {"base": tree, "space": space, "settings": settings}

@@ -14,7 +14,7 @@ from dlrun.errors import UserError
 from dlrun.runfolder import RunFolder
 from dlrun.sweep.folder import FREE, describe, differences
 
-_OWN = ("storage", "launcher", "launcher_options", "threads")
+_OWN = ("storage", "threads")
 """Settings of a sweep, beside those of :data:`FREE`, that each machine has of its own."""
 _OWN_BASE = (
     "device",

@@ -198,9 +198,18 @@ class Ledger:
             return Ticket(known["number"], values, bool(known.get("resumed")), trial._trial_id)
         return None
 
-    def pause(self, ticket: Ticket, paused: bool) -> None:
-        """Mark a trial of this process that waits for others to turn out worse, or goes on."""
-        self._storage.set_trial_user_attr(ticket.trial_id, "paused", paused)
+    def pause(self, ticket: Ticket, record: Record) -> None:
+        """Tell the others how far a trial came that waits for them to turn out worse."""
+        self._storage.set_trial_user_attr(ticket.trial_id, "paused", record.to_plain())
+
+    def unpause(self, ticket: Ticket) -> None:
+        """A paused trial goes on."""
+        self._storage.set_trial_user_attr(ticket.trial_id, "paused", None)
+
+    def paused(self) -> list[Record]:
+        """The trials that are paused, here or elsewhere."""
+        found = (trial.user_attrs.get("paused") for trial in self._trials(TrialState.RUNNING))
+        return [Record.from_plain(record) for record in found if record]
 
     def give_back(self, ticket: Ticket) -> None:
         """Return a slot that was not finished, for the next start of the sweep."""
@@ -234,10 +243,6 @@ class Ledger:
     def running(self) -> int:
         """Trials that somebody trains."""
         return sum(not trial.user_attrs.get("paused") for trial in self._trials(TrialState.RUNNING))
-
-    def paused(self) -> int:
-        """Trials that wait for others to turn out worse."""
-        return sum(bool(trial.user_attrs.get("paused")) for trial in self._trials(TrialState.RUNNING))
 
     def waiting(self) -> int:
         """Slots that nobody has taken."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 import warnings
 from pathlib import Path
 
@@ -22,6 +23,8 @@ _DRIVERS = {
     "rediss": ("redis",),
 }
 """Scheme of an address -> modules that speak it, the first preferred."""
+_ATTEMPTS = 10
+_AGAIN_SECONDS = 0.5
 _DIALECTS = {"MySQLdb": "mysqldb"}
 
 
@@ -39,15 +42,25 @@ def open_storage(address: str | None, folder: Path) -> BaseStorage:
         return JournalStorage(Journal(folder / "journal.log"))
     shown = masked(address)
     known = with_driver(address)
-    try:
-        if known.startswith("redis"):
-            with warnings.catch_warnings():
-                # What Optuna calls experimental has not changed since its version 3.
-                warnings.simplefilter("ignore", ExperimentalWarning)
-                return JournalStorage(JournalRedisBackend(known, prefix="dlrun"))
-        return RDBStorage(known, engine_kwargs={"pool_pre_ping": True})
-    except Exception as error:
-        raise UserError(f"sweep.storage={shown}: cannot be opened: {said(error)}") from None
+    for attempt in range(_ATTEMPTS):
+        try:
+            return _open(known)
+        except Exception as error:
+            reason = said(error)
+            # Machines that begin at the same time make the tables of an empty database at the same time.
+            if attempt + 1 == _ATTEMPTS or not any(word in reason for word in ("already exists", "uplicate")):
+                raise UserError(f"sweep.storage={shown}: cannot be opened: {reason}") from None
+        time.sleep(_AGAIN_SECONDS)
+    raise AssertionError("unreachable")
+
+
+def _open(address: str) -> BaseStorage:
+    if address.startswith("redis"):
+        with warnings.catch_warnings():
+            # What Optuna calls experimental has not changed since its version 3.
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return JournalStorage(JournalRedisBackend(address, prefix="dlrun"))
+    return RDBStorage(address, engine_kwargs={"pool_pre_ping": True})
 
 
 def with_driver(address: str) -> str:
