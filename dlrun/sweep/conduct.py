@@ -256,14 +256,14 @@ class Conductor:
 
     def runners(self) -> Iterator[Runner]:
         """The runner to use; with ``jobs=null`` first one that finds out how long a trial takes."""
-        jobs, devices = self.settings.jobs, _devices(self.search)
+        jobs, gpus = self.settings.jobs, devices(self.search)
         launcher = read_launcher(self.settings)
         if launcher is not None:
             yield make_runner(launcher, self.folder.path)
         elif jobs == 0:
             yield InlineRunner()
         elif jobs is not None:
-            yield PoolRunner(jobs, devices)
+            yield PoolRunner(jobs, gpus)
         else:
             inline = self.settings.timeout is None and self._quick
             if inline:
@@ -271,7 +271,7 @@ class Conductor:
                 yield probe
                 self._quick = not probe.impatient
             if not inline or not self._quick:
-                yield PoolRunner(automatic_jobs(self.search), devices)
+                yield PoolRunner(automatic_jobs(self.search), gpus)
 
     def count_failure(self, record: Record) -> None:
         """Stop when there are more failures than the user allows."""
@@ -398,6 +398,7 @@ class _Work:
                 settings.explode,
                 seconds=None if settings.timeout is None else settings.timeout.seconds,
             ),
+            settings.retry_oom,
         )
 
     def _config(self, values: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -445,11 +446,11 @@ class _Work:
 
 def automatic_jobs(search: Search) -> int:
     """One per GPU, or on a CPU one per core, up to eight."""
-    devices = _devices(search)
-    return len(devices) if devices else max(1, min(8, os.cpu_count() or 1))
+    found = devices(search)
+    return len(found) if found else max(1, min(8, os.cpu_count() or 1))
 
 
-def _devices(search: Search) -> list[str]:
+def devices(search: Search) -> list[str]:
     """The GPUs that the trials are divided among; none if they run on the CPU, or on a device that is named."""
     import torch
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import signal
@@ -31,9 +32,10 @@ class Ray:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         try:
-            import ray
+            ray: Any = importlib.import_module("ray")
         except ImportError:
             raise UserError("sweep.launcher=ray: ray is not installed; install dlrun[ray]") from None
+        self._ray = ray
         handlers = {number: signal.getsignal(number) for number in _SIGNALS}
         try:
             ray.init(
@@ -67,14 +69,12 @@ class Ray:
 
     def ended(self, job: Any) -> Ending | None:
         """By what the task gave back."""
-        import ray
-
-        ready, _ = ray.wait([job], timeout=0)
+        ready, _ = self._ray.wait([job], timeout=0)
         if not ready:
             return None
         try:
-            ray.get(job)
-        except ray.exceptions.OutOfMemoryError as error:
+            self._ray.get(job)
+        except self._ray.exceptions.OutOfMemoryError as error:
             return Ending(_line(error), memory=True)
         except Exception as error:
             return Ending(_line(error))
@@ -82,15 +82,11 @@ class Ray:
 
     def cancel(self, job: Any) -> None:
         """With its process."""
-        import ray
-
-        ray.cancel(job, force=True)
+        self._ray.cancel(job, force=True)
 
     def close(self) -> None:
         """Leave the cluster; one that was started for this sweep ends."""
-        import ray
-
-        ray.shutdown()
+        self._ray.shutdown()
 
     def _check(self, options: RayOptions, known: dict[str, float]) -> None:
         wanted = {"CPU": float(options.cpus), "GPU": options.gpus, **options.resources}

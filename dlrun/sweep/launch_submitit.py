@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import subprocess
 from collections.abc import Sequence
@@ -34,9 +35,10 @@ class Submitit:
         # when it is imported, here and in the jobs.
         os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR1"
         try:
-            import submitit
+            submitit: Any = importlib.import_module("submitit")
         except ImportError:
             raise UserError("sweep.launcher=submitit: submitit is not installed; install dlrun[slurm]") from None
+        self._refused: type[Exception] = submitit.core.utils.FailedJobError
         try:
             self._executor = submitit.AutoExecutor(folder=str(folder), cluster=options.cluster)
         except RuntimeError as error:
@@ -65,11 +67,9 @@ class Submitit:
         Raises:
             UserError: if SLURM refuses it.
         """
-        import submitit
-
         try:
             return list(self._executor.map_array(run_box, list(boxes)))
-        except (submitit.core.utils.FailedJobError, subprocess.CalledProcessError) as error:
+        except (self._refused, subprocess.CalledProcessError) as error:
             said = " ".join(str(error).split())[:500]
             raise UserError(f"sweep.launcher=submitit: the jobs cannot be submitted: {said}") from None
 

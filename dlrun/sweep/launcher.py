@@ -101,7 +101,7 @@ def read_launcher(settings: SweepConfig) -> Options | None:
         if given:
             raise ConfigError([f"{_WHERE}: sweep.launcher=local has none; set sweep.launcher to submitit or ray"])
         return None
-    cls = _OPTIONS[settings.launcher]
+    cls: Any = _OPTIONS[settings.launcher]
     fields = {item.name: item for item in dataclasses.fields(cls)}
     problems = []
     for key, value in given.items():
@@ -114,7 +114,8 @@ def read_launcher(settings: SweepConfig) -> Options | None:
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
     if settings.jobs is not None:
         values["jobs"] = max(1, settings.jobs)
-    return cls(**values)
+    options: Options = cls(**values)
+    return options
 
 
 def make_runner(options: Options, folder: Path) -> Runner:
@@ -144,7 +145,7 @@ def _wrong(key: str, annotation: str, value: Any) -> list[str]:
     kinds, words = _KINDS[annotation.removesuffix(" | None")]
     if value is None and optional:
         return []
-    if isinstance(value, bool) or not isinstance(value, kinds):
+    if isinstance(value, bool) or not any(isinstance(value, kind) for kind in kinds):
         return [f"must be {words}, got {value!r}"]
     if key in _SMALLEST and value < _SMALLEST[key]:
         return [f"must be >= {_SMALLEST[key]}, got {value!r}"]

@@ -50,6 +50,7 @@ class Trial:
         config: the complete configuration, as :meth:`dlrun.config.schema.Config.to_tree` gives it.
         folder: of the run; if there is a checkpoint in it, the run goes on.
         watch: what ends it early.
+        retry_oom: whether it is run once more with half the micro-batch when it raises an out-of-memory error.
     """
 
     stage: int
@@ -58,6 +59,7 @@ class Trial:
     config: Mapping[str, Any]
     folder: str
     watch: Watch
+    retry_oom: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class Record:
         metrics: newest value of every metric at the best evaluation.
         curve: [epoch, value of the metric] of every evaluation.
         place: host:path of the folder that ``folder`` is in, if it may be on another machine; else empty.
+        memory_mib: largest resident set of its process while it ran; 0 if it is not known.
+        changed: path -> value of settings that were changed so that it could run.
     """
 
     number: int
@@ -91,6 +95,8 @@ class Record:
     metrics: Mapping[str, float] = field(default_factory=dict)
     curve: tuple[tuple[float, float], ...] = ()
     place: str = ""
+    memory_mib: float = 0.0
+    changed: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def where(self) -> str:

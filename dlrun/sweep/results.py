@@ -25,7 +25,7 @@ from dlrun.sweep.space import number, plain
 log = logging.getLogger("dlrun")
 
 TOP = 5
-_COLUMNS = ("stage", "trial", "status", "score", "epochs", "seconds", "folder", "reason")
+_COLUMNS = ("stage", "trial", "status", "score", "epochs", "seconds", "memory_mib", "folder", "reason")
 
 
 def table(outcome: Outcome) -> str:
@@ -38,7 +38,9 @@ def table(outcome: Outcome) -> str:
         values = [plain(record.values[key]) if key in record.values else "" for key in keys]
         score = "" if record.score is None else repr(record.score)
         head = [record.stage, record.number, record.status, score]
-        writer.writerow([*head, *values, f"{record.epochs:g}", record.seconds, record.where, record.reason])
+        memory = record.memory_mib or ""
+        tail = [f"{record.epochs:g}", record.seconds, memory, record.where, record.reason]
+        writer.writerow([*head, *values, *tail])
     return text.getvalue()
 
 
@@ -51,7 +53,9 @@ def best_config(search: Search, outcome: Outcome, record: Record) -> Mapping[str
     }
     if result.stage.epochs is not None:
         settings["trainer.epochs"] = result.stage.epochs
-    return search.trial({**settings, **result.searched.complete(record.values, search.fixed)}).to_tree()
+    return search.trial(
+        {**settings, **result.searched.complete(record.values, search.fixed), **record.changed}
+    ).to_tree()
 
 
 def write(search: Search, folder: RunFolder, outcome: Outcome) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gc
 import json
 import logging
 import math
@@ -26,7 +28,8 @@ from dlrun.logs import start_file, stop_file
 from dlrun.monitor import better
 from dlrun.reproducibility import environment
 from dlrun.runfolder import RunFolder
-from dlrun.sweep.record import Advice, Record, Status, Trial
+from dlrun.sweep.memory import begin_peak, peak_mib
+from dlrun.sweep.record import FAILURES, Advice, Record, Status, Trial
 from dlrun.train.fit import Callback, Fit
 from dlrun.train.loop import train
 from dlrun.train.signals import stop_on_signal
@@ -52,21 +55,53 @@ def run_trial(trial: Trial, advise: Advise) -> Record:
     done = finished(folder)
     if done is not None:
         return done
-    watcher = _Watcher(trial, advise)
-    try:
-        with _quiet():
-            _train(trial, folder, watcher)
-        record = watcher.record(*watcher.outcome())
-    except Exception as error:
-        status, reason = _explained(error)
-        _write_traceback(folder, error)
-        record = watcher.record(status, reason)
+    begin_peak()
+    record = _attempt(trial, folder, advise)
+    smaller = _halved(trial) if record.status == "oom" else None
+    if smaller is not None:
+        record = _once_more(smaller, record, folder, advise)
+    record = dataclasses.replace(record, memory_mib=round(peak_mib(), 1))
     if record.status not in ("interrupted", "moved", "paused"):
         try:
             RunFolder(folder).write_json(RESULT, record.to_plain())
         except OSError as error:
             log.warning("trial %d: %s cannot be written: %s", trial.number, RESULT, error.strerror)
     return record
+
+
+def _attempt(trial: Trial, folder: Path, advise: Advise) -> Record:
+    watcher = _Watcher(trial, advise)
+    try:
+        with _quiet():
+            _train(trial, folder, watcher)
+        return watcher.record(*watcher.outcome())
+    except Exception as error:
+        status, reason = _explained(error)
+        _write_traceback(folder, error)
+        return watcher.record(status, reason)
+
+
+def _halved(trial: Trial) -> Trial | None:
+    """The trial with half the micro-batch, which takes the same steps; None if that is not wanted or not possible."""
+    trainer = trial.config["trainer"]
+    parts, batch = 2 * trainer["accumulate"], trial.config["data"].get("batch_size")
+    if not trial.retry_oom or (isinstance(batch, int) and parts > batch):
+        return None
+    return dataclasses.replace(trial, config={**trial.config, "trainer": {**trainer, "accumulate": parts}})
+
+
+def _once_more(trial: Trial, first: Record, folder: Path, advise: Advise) -> Record:
+    """Run what ran out of memory with half the micro-batch, from its newest checkpoint."""
+    # The first attempt's tensors are in circles of modules and callbacks.
+    gc.collect()
+    torch.cuda.empty_cache()
+    parts = trial.config["trainer"]["accumulate"]
+    record = _attempt(trial, folder, advise)
+    if record.status in FAILURES:
+        return dataclasses.replace(first, reason=f"{first.reason}; with trainer.accumulate={parts}: {record.reason}")
+    note = f"ran out of memory, then ran with trainer.accumulate={parts}"
+    reason = f"{note}; {record.reason}" if record.reason else note
+    return dataclasses.replace(record, reason=reason, changed={"trainer.accumulate": parts})
 
 
 def finished(folder: Path) -> Record | None:
