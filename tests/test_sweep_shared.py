@@ -188,8 +188,14 @@ def _share(address: str, machines: tuple[Machine, Machine], *words: str) -> list
     """Both at once; the table, which is the same on both, after a look at who ran what."""
     for machine in machines:
         machine.start(*WORDS, f"sweep.storage={address}", *words)
-    for machine in machines:
-        machine.end()
+    outs = [machine.end() for machine in machines]
+    name = words[-1].partition("=")[2] if words[-1].startswith("sweep.name=") else "shared"
+    assert sorted(f"{word} '{name}' in the database" in out for out in outs for word in ("begins", "joins")) == [
+        False,
+        False,
+        True,
+        True,
+    ]
     one, two = machines
     assert one.rows() == two.rows()
     assert one.begun()
@@ -272,7 +278,7 @@ def test_a_killed_machine_goes_on_with_its_own_trial_at_once(postgres: str, mach
 
 @pytest.mark.slow
 def test_pruning_with_others_comes_to_an_end(postgres: str, machines: tuple[Machine, Machine]) -> None:
-    rows = _share(postgres, machines, "sweep.name=pruned", "sweep.prune=halving", "sweep.trials=12", "trainer.epochs=4")
+    rows = _share(postgres, machines, "sweep.prune=halving", "sweep.trials=12", "trainer.epochs=4", "sweep.name=pruned")
     assert {row["status"] for row in rows} == {"ok", "pruned"}
     assert len(rows) == 12
 

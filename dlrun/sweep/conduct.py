@@ -184,6 +184,7 @@ class Conductor:
                 ledger.overrule("searched", searched.to_plain())
         if first:
             identity.check(self.search, name, ledger.agree("search", mine))
+            log.info("shared      %s '%s' in the database", "begins" if ledger.founder else "joins", name)
         agreed = Searched.from_plain(ledger.agree("searched", searched.to_plain()))
         ledger.space = agreed.space
         return agreed

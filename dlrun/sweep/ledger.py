@@ -60,6 +60,10 @@ class Ticket:
 class Ledger:
     """The slots of one stage.
 
+    Attributes:
+        space: the axes, those first that others depend on.
+        founder: whether this process made the study; if not, it has joined it or goes on with it.
+
     Args:
         storage: where they are.
         name: of the study.
@@ -92,10 +96,10 @@ class Ledger:
         }
         try:
             self._study = optuna.create_study(**options)
-            self._founder = True
+            self.founder = True
         except DuplicatedStudyError:
             self._study = optuna.create_study(**options, load_if_exists=True)
-            self._founder = False
+            self.founder = False
         self._storage, self._id = storage, self._study._study_id
         self._pulse = Pulse(self._beat, self._signs)
         if home is not None:
@@ -122,7 +126,7 @@ class Ledger:
         """
         if self._home is None:
             return value
-        if not self._founder and not self._wait_for(key):
+        if not self.founder and not self._wait_for(key):
             logging.getLogger("dlrun").warning(
                 "whoever began this stage did not come far; this process goes on with it"
             )
@@ -139,7 +143,7 @@ class Ledger:
             first: number of the first trial.
             trials: the values of each; None leaves the choice to the sampler.
         """
-        if self._home is not None and not self._founder:
+        if self._home is not None and not self.founder:
             self._wait_for("planned")
         self._planned = dict(enumerate(trials, first))
         for number in self.missing():

@@ -28,7 +28,9 @@ def commands(search: Search, path: str, outcome: Outcome, *, running: bool) -> I
         yield "Go on with the trials that are missing", f"dlrun sweep resume={shlex.quote(path)}"
     for best in outcome.best(search.settings.mode):
         yield "Train the best again", f"dlrun train config={shlex.quote(f'{path}/best.yaml')}"
-        yield "Evaluate the best", f"dlrun eval checkpoint={shlex.quote(f'{path}/trials/{best.folder}')}"
+        host, _, place = best.place.partition(":")
+        where = f"{place or f'{path}/trials'}/{best.folder}"
+        yield f"Evaluate the best{f' on {host}' if host else ''}", f"dlrun eval checkpoint={shlex.quote(where)}"
     after = next_sweep(search, outcome)
     if after is not None:
         yield "Search where the verdicts point", after

@@ -208,4 +208,7 @@ def _cell(shown: str, value: float | str) -> str:
 def _folder(record: Record) -> str:
     if not record.folder:
         return f"{record.stage}-{record.number:04d}"
+    if record.place:
+        # On one of several machines; a page knows nothing of the one on which it is read.
+        return f"<span title='{escape(record.where)}'>{escape(record.folder)}</span>"
     return f"<a href='trials/{quote(record.folder)}/'>{escape(record.folder)}</a>"
