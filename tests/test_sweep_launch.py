@@ -296,3 +296,41 @@ def test_no_slurm_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UserError, match="start the sweep on a login node"):
         launch_submitit.Submitit(SubmititOptions(), tmp_path)
+
+
+def _fake_slurm(folder: Path, monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+    folder.mkdir()
+    for name in ("srun", "sbatch", "sacct", "scancel"):
+        (folder / name).write_text(f"#!/bin/sh\n{answer if name == 'sbatch' else 'exit 0'}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setenv("SUBMITIT_PREEMPT_SIGNAL", "USR2")
+
+
+def test_trials_become_one_array(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit")
+    _fake_slurm(tmp_path / "bin", monkeypatch, 'cp "$1" written.sh; echo Submitted batch job 12')
+    monkeypatch.chdir(tmp_path)
+    options = SubmititOptions(parallel=2, time="90min", cpus=3, gpus=1, memory_gb=8.0, partition="gpu", account="lab")
+    jobs = launch_submitit.Submitit(options, tmp_path / "jobs").submit([str(tmp_path / str(i)) for i in range(3)])
+    assert [job.job_id for job in jobs] == ["12_0", "12_1", "12_2"]
+    lines = (tmp_path / "written.sh").read_text().splitlines()
+    for line in (
+        "array=0-2%2",
+        "time=90",
+        "cpus-per-task=3",
+        "gpus-per-node=1",
+        "mem=8GB",
+        "partition=gpu",
+        "account=lab",
+    ):
+        assert f"#SBATCH --{line}" in lines
+    # The signal before the time limit is one that a trial saves itself at.
+    assert "#SBATCH --signal=USR1@120" in lines
+
+
+def test_a_refused_array_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit")
+    _fake_slurm(tmp_path / "bin", monkeypatch, "echo invalid partition >&2; exit 1")
+    with pytest.raises(UserError, match=r"cannot be submitted: .*invalid partition"):
+        launch_submitit.Submitit(SubmititOptions(partition="gpv"), tmp_path / "jobs").submit([str(tmp_path)])

@@ -14,6 +14,7 @@ from dlrun.errors import UserError
 from dlrun.sweep.launcher import SubmititOptions
 from dlrun.sweep.remote import Ending, run_box
 
+_SIGNAL = "USR1"
 _SIGNAL_DELAY_SECONDS = 120
 _ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "FINISHED", "INTERRUPTED", "NODE_FAIL")
 _ENDED_TOO = ("OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT")
@@ -31,13 +32,13 @@ class Submitit:
     """
 
     def __init__(self, options: SubmititOptions, folder: Path) -> None:
-        # The signal before a time limit or a preemption is one that a trial saves itself at; submitit reads the name
-        # when it is imported, here and in the jobs.
-        os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR1"
+        # The signal before a time limit or a preemption is one that a trial saves itself at. Jobs read the name too.
+        os.environ["SUBMITIT_PREEMPT_SIGNAL"] = _SIGNAL
         try:
             submitit: Any = importlib.import_module("submitit")
         except ImportError:
             raise UserError("sweep.launcher=submitit: submitit is not installed; install dlrun[slurm]") from None
+        submitit.core.job_environment.JobEnvironment.USR_SIG = _SIGNAL
         self._refused: type[Exception] = submitit.core.utils.FailedJobError
         try:
             self._executor = submitit.AutoExecutor(folder=str(folder), cluster=options.cluster)
