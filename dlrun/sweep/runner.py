@@ -261,8 +261,12 @@ def _serve(line: Connection, life: Connection) -> None:
     threading.Thread(target=_die_with, args=(life,), daemon=True).start()
 
     def ask(number: int, epochs: float, best: float) -> Any:
-        line.send((number, epochs, best))
-        return line.recv()
+        try:
+            line.send((number, epochs, best))
+            return line.recv()
+        except (EOFError, OSError):
+            # The sweep was killed: were this raised, the trial would be written down as failed.
+            os._exit(1)
 
     while True:
         try:
