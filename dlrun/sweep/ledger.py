@@ -14,7 +14,7 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
@@ -39,6 +39,7 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 
 _PLANNING_SECONDS = 60.0
 _ALIVE = "alive "
+_MOST_BYTES = 60_000
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,7 @@ class Ledger:
 
     def pause(self, ticket: Ticket, record: Record) -> None:
         """Tell the others how far a trial came that waits for them to turn out worse."""
-        self._storage.set_trial_user_attr(ticket.trial_id, "paused", record.to_plain())
+        self._storage.set_trial_user_attr(ticket.trial_id, "paused", _fitting(record))
 
     def unpause(self, ticket: Ticket) -> None:
         """A paused trial goes on."""
@@ -229,7 +230,7 @@ class Ledger:
             known = record.status in ("ok", "diverged", "pruned")
             state, scores = TrialState.PRUNED if known else TrialState.FAIL, None
         try:
-            self._storage.set_trial_user_attr(ticket.trial_id, "record", record.to_plain())
+            self._storage.set_trial_user_attr(ticket.trial_id, "record", _fitting(record))
             self._storage.set_trial_state_values(ticket.trial_id, state, scores)
         except UpdateFinishedTrialError:
             return False
@@ -332,6 +333,13 @@ class Ledger:
                 return False
             time.sleep(0.2)
         return True
+
+
+def _fitting(record: Record) -> dict[str, Any]:
+    """A record that a database's column takes; of a curve that is too long every second point is left out."""
+    while len(json.dumps(record.to_plain())) > _MOST_BYTES and len(record.curve) > 2:
+        record = replace(record, curve=(*record.curve[:-1:2], record.curve[-1]))
+    return record.to_plain()
 
 
 def _sampler(search: str, seed: int) -> BaseSampler:

@@ -1,0 +1,209 @@
+"""The trials of a stage in a storage that several processes share."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.trial import TrialState
+
+from dlrun.sweep import pulse
+from dlrun.sweep.ledger import Ledger, Ticket
+from dlrun.sweep.notation import parse_axis
+from dlrun.sweep.record import Record
+from dlrun.sweep.storage import open_storage
+
+SPACE = (parse_axis("lr", "log(1e-3, 1)"),)
+VALUES = [{"lr": 0.01 * i} for i in range(1, 5)]
+
+
+@pytest.fixture(params=["memory", "journal"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> BaseStorage:
+    return InMemoryStorage() if request.param == "memory" else open_storage(None, tmp_path)
+
+
+@pytest.fixture
+def ledgers(storage: BaseStorage, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setattr(pulse, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(pulse, "DEAD_AFTER", 0.2)
+    made: list[Ledger] = []
+
+    def make(home: str | None) -> Ledger:
+        made.append(Ledger(storage, "study", SPACE, "min", "random", 0, home=home))
+        return made[-1]
+
+    yield make
+    for ledger in made:
+        ledger.close()
+
+
+def _record(ticket: Ticket, score: float = 0.5) -> Record:
+    return Record(ticket.number, 1, "ok", ticket.values, score=score)
+
+
+def _until(condition: Any) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_two_planners_make_each_trial_once(ledgers: Any, storage: BaseStorage) -> None:
+    one, two = ledgers("one"), ledgers("two")
+    assert (one.founder, two.founder) == (True, False)
+    one.plan(1, VALUES)
+    # As if both had looked before either wrote.
+    for number in range(1, 5):
+        two._planned = dict(enumerate(VALUES, 1))
+        two._restore(number)
+    taken: list[Ticket] = []
+    while (ticket := one.take() or two.take()) is not None:
+        taken.append(ticket)
+    assert sorted(ticket.number for ticket in taken) == [1, 2, 3, 4]
+    assert [ticket.values for ticket in sorted(taken, key=lambda ticket: ticket.number)] == VALUES
+
+
+def test_a_dead_owner_loses_its_trial_and_a_living_one_keeps_it(ledgers: Any) -> None:
+    one, two = ledgers("one"), ledgers("two")
+    one.plan(1, VALUES)
+    two.plan(1, VALUES)
+    first, second = one.take(), two.take()
+    assert first is not None
+    assert second is not None
+    time.sleep(0.4)
+    assert two.recover() == 0
+    one.close()
+    _until(lambda: two.recover() == 1)
+    numbers = []
+    while (ticket := two.take()) is not None:
+        numbers.append((ticket.number, ticket.resumed))
+        assert two.finish(ticket, _record(ticket))
+    assert numbers == [(3, False), (4, False), (1, True)]
+    # It was only slow: what it brings does not count any more.
+    assert not one.finish(first, _record(first, score=9.0))
+    assert two.finish(second, _record(second))
+    assert {number: record.score for number, record in two.records().items()} == dict.fromkeys(range(1, 5), 0.5)
+    assert one.records() == two.records()
+
+
+def test_a_folder_gets_its_own_trial_back_at_once(ledgers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pulse, "DEAD_AFTER", 600.0)
+    before = ledgers("one")
+    before.plan(1, VALUES)
+    assert before.take() is not None
+    again = ledgers("one")
+    again.plan(1, VALUES)
+    assert again.recover() == 1
+
+
+def test_a_slot_that_was_lost_in_between_is_enqueued_again(ledgers: Any, storage: BaseStorage) -> None:
+    one, two = ledgers("one"), ledgers("two")
+    one.plan(1, VALUES)
+    two.plan(1, VALUES)
+    ticket = one.take()
+    assert ticket is not None
+    # Killed after it closed the slot, before it enqueued it again.
+    storage.set_trial_state_values(ticket.trial_id, TrialState.FAIL)
+    assert two.missing() == [1]
+    assert two.recover() == 0
+    assert two.missing() == [1]
+    _until(lambda: two.recover() == 0 and not two.missing())
+    taken = [two.take() for _ in range(4)]
+    assert sorted((ticket.number, ticket.resumed) for ticket in taken if ticket) == [
+        (1, True),
+        (2, False),
+        (3, False),
+        (4, False),
+    ]
+
+
+def test_alone_a_lost_slot_is_back_at_the_next_start(ledgers: Any, storage: BaseStorage) -> None:
+    one = ledgers(None)
+    one.plan(1, VALUES)
+    ticket = one.take()
+    assert ticket is not None
+    storage.set_trial_state_values(ticket.trial_id, TrialState.FAIL)
+    again = ledgers(None)
+    again.plan(1, VALUES)
+    assert again.missing() == []
+    assert again.waiting() == 4
+
+
+def test_who_founds_a_study_is_agreed_with(ledgers: Any) -> None:
+    one, two = ledgers("one"), ledgers("two")
+    found: list[Any] = []
+    waiting = threading.Thread(target=lambda: found.append(two.agree("space", "two's")))
+    waiting.start()
+    assert one.agree("space", "one's") == "one's"
+    waiting.join()
+    assert found == ["one's"]
+    one.overrule("space", "another")
+    assert two.agree("space", "two's") == "another"
+
+
+def test_a_curve_that_no_column_takes_is_thinned(ledgers: Any) -> None:
+    one = ledgers("one")
+    one.plan(1, VALUES[:1])
+    ticket = one.take()
+    assert ticket is not None
+    curve = tuple((float(i), 1 / (i + 1)) for i in range(20_000))
+    record = Record(1, 1, "ok", ticket.values, score=curve[-1][1], curve=curve)
+    assert one.finish(ticket, record)
+    kept = one.records()[1].curve
+    assert kept[0] == curve[0]
+    assert kept[-1] == curve[-1]
+    assert 500 < len(kept) < 3000
+    assert set(kept) <= set(curve)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from(["take 0", "take 1", "finish 0", "finish 1", "die 0", "die 1", "give 0"]), max_size=40))
+def test_each_number_has_one_record_whatever_happens(acts: list[str]) -> None:
+    storage = InMemoryStorage()
+    open_: list[Ledger] = []
+
+    def begin(i: int) -> Ledger:
+        ledger = Ledger(storage, "study", SPACE, "min", "random", 0, home=f"home {i}")
+        open_.append(ledger)
+        ledger.plan(1, VALUES)
+        ledger.recover()
+        return ledger
+
+    try:
+        ledgers = [begin(0), begin(1)]
+        held: list[list[Ticket]] = [[], []]
+        finished: list[int] = []
+        for act in acts:
+            what, _, who = act.partition(" ")
+            i = int(who)
+            if what == "take" and (ticket := ledgers[i].take()) is not None:
+                held[i].append(ticket)
+            elif what == "finish" and held[i]:
+                ticket = held[i].pop()
+                finished += [ticket.number] * ledgers[i].finish(ticket, _record(ticket))
+            elif what == "give" and held[i]:
+                ledgers[i].give_back(held[i].pop())
+            elif what == "die":
+                ledgers[i].close()
+                held[i] = []
+                ledgers[i] = begin(i)
+            running = [ticket.number for tickets in held for ticket in tickets]
+            assert len(set(running)) == len(running)
+            assert not set(running) & set(finished)
+        for i in (0, 1):
+            ledgers[i].close()
+            ledgers[i] = begin(i)
+            while (ticket := ledgers[i].take()) is not None:
+                finished += [ticket.number] * ledgers[i].finish(ticket, _record(ticket))
+        assert sorted(finished) == [1, 2, 3, 4]
+        assert sorted(ledgers[0].records()) == [1, 2, 3, 4]
+    finally:
+        for ledger in open_:
+            ledger.close()
