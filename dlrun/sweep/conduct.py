@@ -296,6 +296,7 @@ class _Work:
         self._conductor, self._result, self._ledger = conductor, result, ledger
         self._tickets: dict[int, Ticket] = {}
         self._paused: dict[int, Record] = {}
+        self._promoted: set[int] = set()
         self._heard: dict[int, float] = {}
         settings, stage = conductor.settings, result.stage
         self._epochs = stage.epochs or int(conductor.search.composed.tree["trainer"]["epochs"])
@@ -370,12 +371,14 @@ class _Work:
             return None
         if self._conductor.shared:
             self._learn()
-        while (number := self.advisor.promoted()) is not None:
-            # Those of other machines go on there.
-            if number in self._paused:
-                del self._paused[number]
-                self._ledger.unpause(self._tickets[number])
-                return [self._trial(self._tickets[number])]
+        while (promoted := self.advisor.promoted()) is not None:
+            self._promoted.add(promoted)
+        # One that was told to pause may still be saving itself; those of other machines go on there.
+        for number in sorted(self._promoted & self._paused.keys()):
+            self._promoted.remove(number)
+            del self._paused[number]
+            self._ledger.unpause(self._tickets[number])
+            return [self._trial(self._tickets[number])]
         ticket = self._ledger.take()
         if ticket is None:
             return None
