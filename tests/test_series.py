@@ -16,7 +16,7 @@ from helpers import TINY, Dlrun, compose_faster, forgetting_plugins, write
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from running import ForkServer, fork_server
+from running import ForkServer, equal, fork_server
 from test_resume import MLP, TRAIN
 
 from dlrun import checkpoint
@@ -206,6 +206,42 @@ def test_seeds_count_on_from_the_seed_and_tell_the_noise(dlrun: Dlrun, tmp_path:
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.pt")} == before
 
 
+def test_folds_of_images_with_several_labels(dlrun: Dlrun, tmp_path: Path) -> None:
+    words = ("data.several_labels=true", "task=multilabel_classification", "loss=binary_cross_entropy")
+    done = dlrun("train", *TINY, *words, "folds=3", "trainer.epochs=3")
+    assert done.code == 0, done.text
+    folder = the_set(tmp_path)
+    with np.load(folder / "out_of_fold.npz") as found:
+        index, label, predicted = found["index"], found["label"], found["predicted"]
+        assert predicted.tolist() == (found["probabilities"] > 0.5).tolist()
+    assert len(set(index.tolist())) == len(index) == 48
+    assert 1 <= label.sum(1).min() < label.sum(1).max()
+    told = json.loads((folder / "summary.json").read_text())["out_of_fold"]
+    assert told["accuracy"] == pytest.approx((label == predicted).all(1).mean())
+    with (folder / "out_of_fold.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    names = [name for name in rows[0] if name.startswith("p(")]
+    for row, there in zip(rows, label, strict=True):
+        assert row["label"].split("; ") == [name[2:-1] for name, one in zip(names, there, strict=True) if one]
+
+
+def test_seeds_are_added_to_a_set(dlrun: Dlrun, tmp_path: Path) -> None:
+    assert dlrun("train", *TINY, "seed=5", "seeds=2").code == 0
+    folder = the_set(tmp_path)
+    before = {path: path.read_bytes() for path in folder.rglob("seed_*/checkpoints/*.pt")}
+    for words, seeds in ((("seeds=3",), [5, 6, 7]), (("seeds=[2,5,6,7]",), [2, 5, 6, 7]), ((), [2, 5, 6, 7])):
+        done = dlrun("train", f"resume={folder}", *words)
+        assert done.code == 0, done.text
+        assert list(table(folder)) == [f"seed_{seed}" for seed in seeds]
+        assert json.loads((folder / "summary.json").read_text())["metrics"]["val/loss"]["n"] == len(seeds)
+    assert {path: path.read_bytes() for path in before} == before
+    # An added run is the one that it would have been by itself.
+    assert dlrun("train", *TINY, "seed=7", "run.root=alone").code == 0
+    (alone,) = (tmp_path / "alone").iterdir()
+    files = [checkpoint.load(path / "checkpoints/last.pt")["model"] for path in (alone, folder / "seed_7")]
+    assert equal(*files)
+
+
 def test_seeds_of_a_language_model(dlrun: Dlrun, tmp_path: Path) -> None:
     (tmp_path / "book.txt").write_text("so it goes, on and on and on. " * 40)
     words = ("config=char_rnn", "data.path=book.txt", "model.hidden_size=8", "trainer.epochs=1", "data.batch_size=4")
@@ -292,7 +328,8 @@ def test_a_set_is_resumed_as_it_was_begun_and_evaluated_run_by_run(dlrun: Dlrun,
     assert dlrun("train", *TINY, "seeds=2").code == 0
     folder = the_set(tmp_path)
     for words, message in (
-        (("seeds=3",), "seeds: was 2, now 3"),
+        (("seeds=null",), "seeds: was 2, now None"),
+        (("seeds=[1,2,3]",), "seeds: seeds can be added to a set, but [0] of it would be gone"),
         (("folds=2", "seeds=null"), "folds: was None, now 2"),
         (("trainer.epochs=2",), "trainer.epochs: was 1, now 2; runs that are done were made with it"),
     ):

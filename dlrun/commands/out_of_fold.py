@@ -17,6 +17,7 @@ from torch import nn
 from dlrun.data.image_feed import ImageFeed
 from dlrun.data.source import SubsetSource
 from dlrun.runfolder import RunFolder
+from dlrun.tasks.multilabel_classification import multilabel_classification
 from dlrun.train.evaluate import predict
 from dlrun.train.fit import Fit
 
@@ -44,13 +45,16 @@ def keep_predictions(fit: Fit, model: nn.Module) -> None:
         loader.close()
     held_out = feed.data.val
     assert isinstance(held_out, SubsetSource)
+    several = isinstance(fit.task, multilabel_classification)
     arrays: Arrays = {
         "index": held_out.indices.numpy(),
         "fold": np.full(len(targets), fit.config.fold, dtype=np.int64),
-        "label": targets.numpy(),
-        "probabilities": outputs.softmax(1).numpy(),
+        "label": (targets > 0.5).numpy() if several else targets.numpy(),
+        "probabilities": (outputs.sigmoid() if several else outputs.softmax(1)).numpy(),
         "classes": np.array(feed.data.classes),
     }
+    if isinstance(fit.task, multilabel_classification):
+        arrays["predicted"] = fit.task.predicted(outputs).numpy()
     path = getattr(held_out.source, "path", None)
     if path is not None:
         arrays["path"] = np.array([path(int(index)) for index in held_out.indices])
@@ -81,10 +85,11 @@ def collect(parent: RunFolder, names: Sequence[str]) -> dict[str, float] | None:
     joined = {key: np.concatenate([part[key] for part in parts]) for key in rows}
     order = joined["index"].argsort(kind="stable")
     joined = {key: values[order] for key, values in joined.items()}
-    predicted = joined["probabilities"].argmax(1)
+    predicted = joined.get("predicted", joined["probabilities"].argmax(1))
     parent.write_bytes(FILE, _packed({**joined, "classes": parts[0]["classes"]}))
     parent.write_text(LISTING, _listing(joined, predicted, parts[0]["classes"]))
-    return {"samples": len(predicted), "accuracy": float((predicted == joined["label"]).mean())}
+    right = (predicted == joined["label"]).reshape(len(predicted), -1).all(1)
+    return {"samples": len(predicted), "accuracy": float(right.mean())}
 
 
 def _packed(arrays: Arrays) -> bytes:
@@ -100,7 +105,7 @@ def _listing(joined: Arrays, predicted: NDArray[Any], classes: NDArray[Any]) -> 
     with_path = ["path"] if "path" in joined else []
     table.writerow(["index", *with_path, "fold", "label", "predicted", *(f"p({name})" for name in classes)])
     for i, row in enumerate(joined["probabilities"]):
-        names = [classes[joined["label"][i]], classes[predicted[i]]]
+        names = ["; ".join(np.atleast_1d(classes[one[i]])) for one in (joined["label"], predicted)]
         first = [joined["index"][i], *(joined[key][i] for key in with_path), joined["fold"][i]]
         table.writerow([*first, *names, *(f"{value:.6g}" for value in row)])
     return text.getvalue()

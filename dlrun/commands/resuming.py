@@ -11,6 +11,7 @@ from dlrun.config.load import finish, load_config
 from dlrun.config.rerun import RESUME_MAY_CHANGE, refuse_changes
 from dlrun.config.schema import Config
 from dlrun.config.sources import read_yaml
+from dlrun.errors import ConfigError
 from dlrun.logs import log
 from dlrun.runfolder import RunFolder, newest_run_folder, open_run_folder
 
@@ -45,7 +46,13 @@ def saved_config(folder: RunFolder, overrides: Sequence[str]) -> tuple[Config, C
     old = finish(compose_saved(tree, str(path), folder.path, plugins))
     composed = compose_saved(tree, str(path), folder.path, overrides)
     new = finish(composed)
-    refuse_changes(old.to_tree(), new.to_tree(), RESUME_MAY_CHANGE, _SAME_EXPERIMENT.format(folder.path))
+    same = _SAME_EXPERIMENT.format(folder.path)
+    # A set has its seeds; that of one run is no part of one.
+    allowed = RESUME_MAY_CHANGE if old.seeds is None or new.seeds is None else (*RESUME_MAY_CHANGE, "seeds")
+    refuse_changes(old.to_tree(), new.to_tree(), allowed, same)
+    if not set(old.all_seeds) <= set(new.all_seeds):
+        gone = [seed for seed in old.all_seeds if seed not in new.all_seeds]
+        raise ConfigError([f"seeds: seeds can be added to a set, but {gone} of it would be gone; {same}"])
     return new, composed
 
 

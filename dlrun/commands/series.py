@@ -29,10 +29,7 @@ def members_of(config: Config) -> list[Member]:
     if config.folds is not None:
         folds = [(f"fold_{i}", f"fold {i} of {config.folds}", {"fold": i}) for i in range(1, config.folds + 1)]
         return [_member(config, *fold) for fold in folds]
-    seeds = config.seeds
-    assert seeds is not None
-    chosen = seeds if isinstance(seeds, tuple) else tuple(range(config.seed, config.seed + seeds))
-    return [_member(config, f"seed_{seed}", f"seed {seed}", {"seed": seed, "seeds": None}) for seed in chosen]
+    return [_member(config, f"seed_{seed}", f"seed {seed}", {"seed": seed, "seeds": None}) for seed in config.all_seeds]
 
 
 def _member(config: Config, name: str, label: str, changes: Mapping[str, Any]) -> Member:
@@ -105,15 +102,14 @@ def shown(folder: RunFolder) -> str:
 def _size(config: Config) -> tuple[Kind, int]:
     if config.folds is not None:
         return "folds", config.folds
-    assert config.seeds is not None
-    return "seeds", len(config.seeds) if isinstance(config.seeds, tuple) else config.seeds
+    return "seeds", len(config.all_seeds)
 
 
 def train_series(config: Config, name: str, folder: RunFolder | None, request: Request) -> int:
     """Train all runs of a cross-validation or of several seeds, or what is left of them.
 
     A run that fails is told at once, and the others go on. Runs that are done stay as they are; one that was stopped
-    goes on from its checkpoint.
+    goes on from its checkpoint; and seeds that were added are trained.
 
     Args:
         config: asks for several runs.

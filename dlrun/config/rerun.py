@@ -25,8 +25,11 @@ RESUME_MAY_CHANGE = (
 )
 """Paths that do not change what is learned, and the length of the training."""
 
-SERIES_MAY_CHANGE = tuple(path for path in RESUME_MAY_CHANGE if path not in ("callbacks", "trainer.epochs", "run"))
-"""Paths that may change when several runs of one experiment go on: all runs must be trained alike."""
+SERIES_MAY_CHANGE = (
+    *(path for path in RESUME_MAY_CHANGE if path not in ("callbacks", "trainer.epochs", "run")),
+    "seeds",
+)
+"""Paths that may change when several runs of one experiment go on: all runs must be trained alike, and seeds added."""
 
 EVAL_MAY_CHANGE = (
     "device",

@@ -289,6 +289,13 @@ class Config:
         """Whether several runs are asked for."""
         return self.fold is None and (self.folds is not None or self.seeds is not None)
 
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """The seeds that ``seeds`` stands for, in their order; none without it."""
+        if isinstance(self.seeds, int):
+            return tuple(range(self.seed, self.seed + self.seeds))
+        return self.seeds or ()
+
     def to_tree(self) -> dict[str, Any]:
         """The configuration as a plain tree, the form that YAML, JSON and checkpoints hold.
 

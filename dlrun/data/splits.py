@@ -12,6 +12,7 @@ from fractions import Fraction
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dlrun.data.order import random_words
@@ -40,7 +41,7 @@ def stratified_split(labels: Tensor, fraction: float, seed: int, stream: str = "
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"the fraction to split off must be >= 0 and < 1, got {fraction}")
-    numbers = labels.numpy() if labels.dim() == 1 else np.zeros(len(labels), dtype=np.int64)
+    numbers = _strata(labels)
     counts = np.bincount(numbers) if len(numbers) else np.zeros(0, dtype=np.int64)
     taken = _apportion(counts.tolist(), fraction)
     # All samples, class by class, in random order inside each class: the first taken[c] of class c are the
@@ -50,6 +51,11 @@ def stratified_split(labels: Tensor, fraction: float, seed: int, stream: str = "
     chosen = np.zeros(len(numbers), dtype=bool)
     chosen[order] = place_in_class < np.repeat(np.array(taken, dtype=np.int64), counts)
     return torch.from_numpy(np.flatnonzero(~chosen)), torch.from_numpy(np.flatnonzero(chosen))
+
+
+def _strata(labels: Tensor) -> NDArray[np.int64]:
+    """What samples are stratified by: their class; where each has several labels, nothing."""
+    return labels.numpy() if labels.dim() == 1 else np.zeros(len(labels), dtype=np.int64)
 
 
 def _apportion(counts: list[int], fraction: float) -> list[int]:
@@ -97,7 +103,7 @@ def fold_of(labels: Tensor, folds: int, split_seed: int) -> Tensor:
     differ by at most one sample in size, and by at most one in each class.
 
     Args:
-        labels: int64 (N,), class numbers >= 0.
+        labels: int64 (N,), class numbers >= 0; of several labels per sample, (N, K), the order is random alone.
         folds: k, in 2..N.
         split_seed: decides the order inside the classes.
 
@@ -109,7 +115,7 @@ def fold_of(labels: Tensor, folds: int, split_seed: int) -> Tensor:
     """
     if not 2 <= folds <= len(labels):
         raise ValueError(f"folds must be in 2..{len(labels)} (the samples to divide), got {folds}")
-    order = np.lexsort((random_words(len(labels), "split", "folds", split_seed), labels.numpy()))
+    order = np.lexsort((random_words(len(labels), "split", "folds", split_seed), _strata(labels)))
     result = np.empty(len(labels), dtype=np.int64)
     result[order] = np.arange(len(labels)) % folds + 1
     return torch.from_numpy(result)
