@@ -486,6 +486,26 @@ def test_a_snapshot_is_the_state_of_its_step(tmp_path: Path, options: dict[str, 
     load_weights(fit.model, payload["model"])
 
 
+@pytest.mark.parametrize(
+    ("schedule", "steps"),
+    [
+        # Three periods of 1 : 2 : 4 in 18 steps; the lowest rate is the last before the rise.
+        ("{name: cosine_restarts, cycles: 3, growth: 2}", (3, 8, 18)),
+        ("{name: cosine_restarts, cycles: 3, growth: 1}", (6, 12, 18)),
+        # The valleys are at 17/3 and 34/3 of the steps 0..17: the nearest steps are taken.
+        ("{name: cyclic, cycles: 3}", (7, 12, 18)),
+        # The valley is at 8.5, and the triangle behind it half as high.
+        ("{name: cyclic, cycles: 2, shape: triangular2}", (10, 18)),
+        ("{name: cosine_restarts, cycles: 2, growth: 1, warmup: 4st}", (11, 18)),
+    ],
+)
+def test_snapshots_of_the_cyclic_schedules(tmp_path: Path, schedule: str, steps: tuple[int, ...]) -> None:
+    fit = make_fit(tmp_path, f"schedule={schedule}", callbacks={"snapshots": snapshots()})
+    train(fit)
+    found = sorted(fit.run.checkpoints.iterdir())
+    assert [checkpoint.load(path)["state"]["step"] for path in found] == list(steps)
+
+
 def test_snapshots_that_cannot_be_are_refused_before_the_run(tmp_path: Path) -> None:
     for words, message in (
         (("callbacks.snapshots=true",), "schedule 'constant'.* has no cycles; take a cyclic schedule"),

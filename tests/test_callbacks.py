@@ -524,10 +524,31 @@ def test_a_terminal_shows_a_bar(tmp_path: Path) -> None:
     os.close(follower)
     text = b"".join(_everything(leader)).decode()
     assert process.wait(60) == 0, text
-    assert re.search(r"\repoch \d+/100: .*\| \d+/900 \[.*step/s, train/loss \d.*, lr 0.1, [\d,]+/s\]", text)
+    bar = r"\repoch \d+/100, step \d+/900: +\d+%\|.*\| \[\d\d:\d\d<\d\d:\d\d, train/loss \d.*, lr 0.1, [\d,]+/s\]"
+    assert re.search(bar, text)
     # Lines come besides, with the validation, and the bar is gone at the end.
     assert len(re.findall(r"\repoch +\d+/100  step .*val/loss", text)) <= 3
     assert "Traceback" not in text
+
+
+def test_the_bar_counts_epochs_where_the_batch_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    class Look(Callback):
+        def step_end(self, fit: Fit) -> None:
+            assert shown._bar is not None
+            seen.append((shown._bar.n, float(fit.timeline.epoch(fit.state.step))))
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    shown, seen = progress(), list[tuple[float, float]]()
+    words = ("data.batch_growth=2", "data.batch_growth_at=[0.5]", "trainer.epochs=4")
+    fit = make_fit(tmp_path, *words, callbacks={"progress": shown, "look": Look()})
+    train(fit)
+    assert len({fit.timeline.steps(epoch) for epoch in range(4)}) == 2
+    assert [moved for moved, _ in seen] == pytest.approx([epochs for _, epochs in seen])
+    assert seen[-1][0] == pytest.approx(4)
 
 
 def _everything(leader: int) -> Iterator[bytes]:

@@ -254,6 +254,21 @@ def test_a_run_that_was_stopped_in_mid_epoch_goes_on_exactly(
     assert all(math.isfinite(value) for value in whole.state.metrics.values())
 
 
+@pytest.mark.parametrize("loss", ["binary_cross_entropy", "mse"])
+@pytest.mark.parametrize("name", NAMES)
+def test_images_with_several_labels_are_mixed_in_a_run(tmp_path: Path, name: str, loss: str) -> None:
+    words = ("data.several_labels=true", "task=multilabel_classification", f"loss={loss}", f"augment=[{name}]")
+    fit = make_fit(tmp_path, *words, callbacks={})
+    targets = next(iter(fit.train.epoch(0)))[1]
+    assert targets.shape == (16, 10)
+    assert ((targets > 0) & (targets < 1)).any()
+    train(fit)
+    assert all(math.isfinite(value) for value in fit.state.metrics.values())
+    # Labels are still labels where nothing is augmented.
+    assert fit.val is not None
+    assert set(next(iter(fit.val.epoch(0)))[1].unique().tolist()) <= {0, 1}
+
+
 def test_a_task_or_loss_of_labels_only_is_refused_before_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

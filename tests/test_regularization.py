@@ -286,6 +286,16 @@ def test_a_stronger_penalty_raises_the_loss_at_the_start(tmp_path: Path) -> None
     assert totals[2] > 1e3
 
 
+def test_the_penalty_can_be_monitored_where_there_is_one(tmp_path: Path) -> None:
+    words = (*RUN, "callbacks.tensorboard=null", "callbacks.checkpoint={monitor: train/reg_loss, mode: min}")
+    fit = make_fit(tmp_path, *words, "regularization.l2=1e-3")
+    train(fit)
+    assert fit.callbacks["checkpoint"].best == pytest.approx(fit.state.metrics["train/reg_loss"], rel=0.5)  # type: ignore[attr-defined]
+    for nothing in ("regularization.l2=0", "regularization.max_norm=3"):
+        with pytest.raises(UserError, match=r"no such metric \(there is no penalty: regularization.l2 and l1 are 0\)"):
+            make_fit(tmp_path, *words, nothing)
+
+
 def test_the_screen_shows_both(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     words = (*RUN, "callbacks.tensorboard=null", "callbacks.checkpoint=null", "regularization.l1=0.01")
     with caplog.at_level("INFO", logger="dlrun"):

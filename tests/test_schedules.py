@@ -568,6 +568,15 @@ def test_the_rate_scales_with_the_batch(words: tuple[str, ...], expected: float,
     assert [group["lr"] for group in groups] == pytest.approx([expected] * 2)
 
 
+def test_both_rates_of_muon_scale() -> None:
+    words = ("optimizer=muon", "optimizer.lr=0.02", "optimizer.adamw_lr=1e-3", "optimizer.lr_reference_batch=128")
+    chosen = config("data.batch_size=512", *words, "optimizer.lr_scaling=sqrt")
+    assert scaling_text(chosen) == "0.02 x sqrt(512/128) = 0.04, adamw_lr 0.001 x sqrt(512/128) = 0.002"
+    net = torch.nn.Sequential(*(torch.nn.Linear(3, 3) for _ in range(3)))
+    groups = build_optimizer(chosen, net).param_groups
+    assert {round(group["lr"], 9) for group in groups} == {0.04, 0.002}
+
+
 def test_factors_multiply_the_scaled_rate(tmp_path: Path) -> None:
     words = ("optimizer.lr=0.1", "optimizer.lr_scaling=linear", "optimizer.lr_reference_batch=8", "schedule=constant")
     fit = make_fit(tmp_path, *words, "optimizer.lr_factors={head: 3, body: 0.5}", callbacks={})

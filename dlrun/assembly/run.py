@@ -186,7 +186,9 @@ def build_fit(config: Config, prepared: Prepared, open_run: Callable[[], RunFold
     callbacks = build_callbacks(config)
     timeline = timeline_of(train, config.trainer.epochs)
     schedule = build_schedule(config, timeline)
-    check_monitors(callbacks, task, validated=val is not None, schedule=schedule)
+    regularizer = build_regularizer(config, model)
+    penalised = regularizer is not None and regularizer.penalises
+    check_monitors(callbacks, task, validated=val is not None, schedule=schedule, penalised=penalised)
     fit = Fit(
         config=config,
         state=State(),
@@ -204,7 +206,7 @@ def build_fit(config: Config, prepared: Prepared, open_run: Callable[[], RunFold
         frozen=frozen,
         average=build_average(config, model, frozen, timeline),
         origin=origin,
-        regularizer=build_regularizer(config, model),
+        regularizer=regularizer,
     )
     if config.model.cache_features:
         assert head is not None

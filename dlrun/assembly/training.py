@@ -13,8 +13,8 @@ from dlrun.config.schema import Config
 from dlrun.data.feed import Feed
 from dlrun.errors import UserError, did_you_mean
 from dlrun.optim.groups import can_fuse, hidden_matrices, layer_depths, parameter_groups
-from dlrun.optim.regularization import Regularizer
-from dlrun.optim.scaling import scaled_lr
+from dlrun.optim.regularization import REG_LOSS, Regularizer
+from dlrun.optim.scaling import scaled_lr, scaled_rates
 from dlrun.optim.schedules import Schedule, Watching
 from dlrun.optim.schedules.filling import fill
 from dlrun.registry import AVERAGERS, CALLBACKS, LOSSES, MODELS, OPTIMIZERS, TASKS
@@ -72,9 +72,10 @@ def check_targets(config: Config, feed: Feed, task: Task) -> None:
     """
     if not feed.soft_targets:
         return
+    usual = "binary_cross_entropy" if "num_labels" in feed.arguments else "cross_entropy"
     for group, chosen, part, takes in (
         ("task", config.task, task, "classification"),
-        ("loss", config.loss, task.loss, "cross_entropy"),
+        ("loss", config.loss, task.loss, usual),
     ):
         if not getattr(part, "soft_targets", False):
             raise UserError(
@@ -109,7 +110,7 @@ def build_optimizer(config: Config, model: nn.Module, head: Head | None = None) 
     if not groups:
         frozen = "" if config.model.freeze is None else f": model.freeze={config.model.freeze} leaves none"
         raise UserError(f"model {config.model.name!r} has no trainable parameters{frozen}")
-    options = chosen.params if lr is None else {**chosen.params, "lr": lr}
+    options = {**chosen.params, **scaled_rates(config)}
     optimizer: torch.optim.Optimizer = OPTIMIZERS.build(
         chosen.name, options, params=groups, fused=can_fuse(model), hidden=hidden_matrices(model, inside)
     )
@@ -190,7 +191,12 @@ def build_callbacks(config: Config) -> dict[str, Callback]:
 
 
 def check_monitors(
-    callbacks: Mapping[str, Callback], task: Task, *, validated: bool, schedule: Schedule | None = None
+    callbacks: Mapping[str, Callback],
+    task: Task,
+    *,
+    validated: bool,
+    schedule: Schedule | None = None,
+    penalised: bool = False,
 ) -> None:
     """Check the metric that each callback, and the schedule, monitors.
 
@@ -199,17 +205,22 @@ def check_monitors(
         schedule: checked if it watches a metric.
         task: knows its metrics.
         validated: whether there is a validation split.
+        penalised: whether the weights are, so that there is a ``train/reg_loss``.
 
     Raises:
         UserError: if the run has no such metric.
     """
     splits = ("train", "val") if validated else ("train",)
     known = [f"{split}/{name}" for split in splits for name in ("loss", *task.metrics)]
+    if penalised:
+        known.append(REG_LOSS)
     monitors = {f"callbacks.{name}": getattr(callback, "monitor", None) for name, callback in callbacks.items()}
     if isinstance(schedule, Watching):
         monitors["schedule"] = schedule.monitor
     for name, monitor in monitors.items():
         if isinstance(monitor, str) and monitor not in known:
             reason = "" if validated else " (there is no validation split: data.val_fraction is 0)"
+            if monitor == REG_LOSS:
+                reason = " (there is no penalty: regularization.l2 and l1 are 0)"
             hint = did_you_mean(monitor, known)
             raise UserError(f"{name}.monitor={monitor}: this run has no such metric{reason}; {hint}")

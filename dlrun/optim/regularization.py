@@ -16,6 +16,9 @@ from dlrun.config.schema import RegularizationConfig
 from dlrun.data.order import generator
 from dlrun.optim.base import with_gradients
 
+REG_LOSS = "train/reg_loss"
+"""The penalty on the weights, at the newest reading; ``train/loss`` is the loss of the data alone."""
+
 
 @torch.no_grad()
 def penalty(weights: list[Tensor], l2: float, l1: float) -> Tensor:

@@ -26,10 +26,16 @@ def scaled_lr(config: Config) -> float | None:
         raise UserError(
             f"optimizer.lr_scaling={chosen.lr_scaling}: {chosen.name} has no learning rate lr; set it to null"
         )
-    if not isinstance(lr, float):
-        return None
+    return scaled_rates(config).get("lr")
+
+
+def scaled_rates(config: Config) -> dict[str, float]:
+    """Every learning rate among the optimizer's options, scaled alike: ``lr``, and such as muon's ``adamw_lr``."""
+    chosen = config.optimizer
     ratio = config.data.batch_size / chosen.lr_reference_batch
-    return lr * {None: 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[chosen.lr_scaling]
+    factor = {None: 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[chosen.lr_scaling]
+    rates = {name: rate for name, rate in chosen.params.items() if name == "lr" or name.endswith("_lr")}
+    return {name: rate * factor for name, rate in rates.items() if isinstance(rate, float)}
 
 
 def scaling_text(config: Config) -> str:
@@ -39,4 +45,8 @@ def scaling_text(config: Config) -> str:
         return ""
     ratio = f"{config.data.batch_size}/{chosen.lr_reference_batch}"
     factor = f"sqrt({ratio})" if chosen.lr_scaling == "sqrt" else ratio
-    return f"{chosen.params['lr']:g} x {factor} = {scaled_lr(config):.4g}"
+    shown = []
+    for name, rate in scaled_rates(config).items():
+        label = "" if name == "lr" else f"{name} "
+        shown.append(f"{label}{chosen.params[name]:g} x {factor} = {rate:.4g}")
+    return ", ".join(shown)

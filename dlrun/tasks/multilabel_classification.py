@@ -25,7 +25,8 @@ class multilabel_classification:  # named as in YAML
     where the sigmoid of its score is above the threshold. ``accuracy`` is the share of samples with all labels right;
     ``f1_micro`` counts the labels of all samples together, ``f1_macro`` is the mean over the labels of their F1, which
     is 0 where a label is nowhere there and nowhere predicted. ``dlrun eval`` adds each label's average precision and
-    their mean.
+    their mean. Where images are mixed, the targets are shares in [0, 1]; the metrics of training then count a label as
+    there from more than half of it on.
 
     Args:
         threshold: probability from which a label is predicted, in [0, 1].
@@ -37,6 +38,7 @@ class multilabel_classification:  # named as in YAML
     """
 
     metrics: tuple[str, ...] = ("accuracy", "f1_micro", "f1_macro")
+    soft_targets = True
 
     def __init__(self, loss: Loss, num_labels: int, *, threshold: Fraction = 0.5) -> None:
         if not getattr(loss, "multi_label", False):

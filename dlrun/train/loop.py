@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from dlrun.data.loaders import StreamingLoader
+from dlrun.optim.regularization import REG_LOSS
 from dlrun.optim.schedules import Watching
 from dlrun.tasks.base import complete
 from dlrun.train.evaluate import evaluate
@@ -17,9 +18,6 @@ from dlrun.train.fit import EVENTS, Callback, Fit, log
 from dlrun.train.nan_hunt import naming_nan
 from dlrun.train.state import RESUMABLE
 from dlrun.train.step import TrainStep, autocast
-
-REG_LOSS = "train/reg_loss"
-"""The penalty on the weights, at the newest reading; ``train/loss`` is the loss of the data alone."""
 
 _LOADER_BOUND = 0.3
 """Share of the step time spent waiting for data above which the user is told."""

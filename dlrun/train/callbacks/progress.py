@@ -38,14 +38,20 @@ class progress(Callback):  # named as in YAML
         """Open the bar on a terminal."""
         self._started_at = time.monotonic()
         if sys.stderr.isatty():
+            # In epochs, not steps: an epoch takes about as long whatever its batches are, so the time that is left is
+            # right where the batch grows.
             self._bar = tqdm(
-                total=fit.total_steps, initial=fit.state.step, unit="step", dynamic_ncols=True, leave=False
+                total=fit.config.trainer.epochs,
+                initial=float(fit.timeline.epoch(fit.state.step)),  # type: ignore[arg-type]
+                bar_format="{desc}{percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]",
+                dynamic_ncols=True,
+                leave=False,
             )
 
     def step_end(self, fit: Fit) -> None:
         """Move the bar; tqdm itself redraws it ten times a second at most."""
         if self._bar is not None:
-            self._bar.update(1)
+            self._bar.update(1 / fit.steps_per_epoch)
 
     def log(self, fit: Fit, metrics: Mapping[str, float]) -> None:
         """Move the bar, or print a line if the last one is old enough."""
@@ -53,7 +59,8 @@ class progress(Callback):  # named as in YAML
         per = "/s" if unit == "samples" else f" {unit}/s"
         self._rate = f"{metrics[f'time/{unit}_per_second']:,.0f}{per}"
         if self._bar is not None:
-            self._bar.set_description(f"epoch {fit.state.epoch + 1}/{fit.config.trainer.epochs}", refresh=False)
+            where = f"epoch {fit.state.epoch + 1}/{fit.config.trainer.epochs}, step {fit.state.step}/{fit.total_steps}"
+            self._bar.set_description(where, refresh=False)
             self._bar.set_postfix_str(self._numbers(metrics), refresh=False)
         elif fit.state.batch < fit.steps_per_epoch:
             # The end of an epoch has its own line, after the evaluation.
