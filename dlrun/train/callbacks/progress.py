@@ -42,7 +42,7 @@ class progress(Callback):  # named as in YAML
             # right where the batch grows.
             self._bar = tqdm(
                 total=fit.config.trainer.epochs,
-                initial=float(fit.timeline.epoch(fit.state.step)),  # type: ignore[arg-type]
+                initial=float(fit.timeline.epoch(fit.state.step)),
                 bar_format="{desc}{percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]",
                 dynamic_ncols=True,
                 leave=False,
