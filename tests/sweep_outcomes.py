@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dlrun.config.search import Search, load_search
-from dlrun.sweep.conduct import Outcome, StageResult
+from dlrun.sweep.outcome import Outcome, StageResult
 from dlrun.sweep.record import Record, Status
 from dlrun.sweep.space import draw
 from dlrun.sweep.stages import Searched, Stage, following, outcomes

@@ -20,8 +20,8 @@ from sweep_outcomes import WORDS, example_outcome, example_search
 
 from dlrun.config.search import Search, load_search
 from dlrun.runfolder import RunFolder
-from dlrun.sweep.conduct import Outcome, StageResult
 from dlrun.sweep.hparams import BEST, END, EXPERIMENT, PLUGIN, START, write_hparams
+from dlrun.sweep.outcome import Outcome, StageResult
 from dlrun.sweep.page import LivePage, page
 from dlrun.sweep.page.commands import next_sweep
 from dlrun.sweep.page.data import chart_data, short_names

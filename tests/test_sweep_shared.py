@@ -26,10 +26,10 @@ from dlrun.sweep import storage
 PLUGIN = '''
 import time
 from dlrun.registry import CALLBACKS
-from dlrun.sweep import conduct, ledger, pulse
+from dlrun.sweep import ledger, pulse, work
 from dlrun.train.fit import Callback
 
-pulse.BEAT_SECONDS, pulse.DEAD_AFTER, conduct.POLL_SECONDS = 0.2, 3.0, 0.1
+pulse.BEAT_SECONDS, pulse.DEAD_AFTER, work.POLL_SECONDS = 0.2, 3.0, 0.1
 
 @CALLBACKS.register
 class slow(Callback):

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 from optuna.storages import BaseStorage
@@ -17,78 +15,23 @@ from dlrun.config.search import Search
 from dlrun.errors import UserError
 from dlrun.runfolder import RunFolder
 from dlrun.sweep import confirm, identity
-from dlrun.sweep.confirm import Confirmed, read_confirm
+from dlrun.sweep.confirm import read_confirm
 from dlrun.sweep.launcher import make_runner, read_launcher
-from dlrun.sweep.ledger import Ledger, Ticket
+from dlrun.sweep.ledger import Ledger
+from dlrun.sweep.outcome import Outcome, StageResult
 from dlrun.sweep.plan import plan
-from dlrun.sweep.pruning import Advisor, Halving, MedianRule, NoPruning
-from dlrun.sweep.record import FAILURES, Record, Trial, Watch
-from dlrun.sweep.runner import InlineRunner, Pack, PoolRunner, Runner
+from dlrun.sweep.record import FAILURES, Record
+from dlrun.sweep.runner import InlineRunner, PoolRunner, Runner
 from dlrun.sweep.screen import Screen
 from dlrun.sweep.stages import Searched, Stage, following, outcomes, read_stages
 from dlrun.sweep.storage import failed, open_storage, said
-from dlrun.sweep.trial import Advise
-from dlrun.sweep.verdict import Verdict, judge
+from dlrun.sweep.verdict import judge
+from dlrun.sweep.work import Work
 
 log = logging.getLogger("dlrun")
 
 INLINE_SECONDS = 1.0
 """A trial that takes less runs in the process of the sweep: to start another one would cost more."""
-POLL_SECONDS = 1.0
-"""Time between two looks at what other machines do, when there is nothing to do here."""
-
-
-@dataclass
-class StageResult:
-    """What a stage found.
-
-    Attributes:
-        stage: as described.
-        searched: its space.
-        records: of its trials, by number.
-        verdicts: on its axes; empty before it is over.
-    """
-
-    stage: Stage
-    searched: Searched
-    records: dict[int, Record] = field(default_factory=dict)
-    verdicts: tuple[Verdict, ...] = ()
-
-
-@dataclass
-class Outcome:
-    """What a sweep found.
-
-    Attributes:
-        stages: those that were begun.
-        stopped: why it ended before it was done; empty if it is done.
-        resumable: whether a resume goes on (after a signal), or has nothing to do but what failed.
-        confirmed: the best trials with other seeds, best first; empty if that was not asked for.
-    """
-
-    stages: list[StageResult] = field(default_factory=list)
-    stopped: str = ""
-    resumable: bool = False
-    confirmed: list[Confirmed] = field(default_factory=list)
-
-    @property
-    def records(self) -> list[Record]:
-        """Of all trials, in order."""
-        return [result.records[number] for result in self.stages for number in sorted(result.records)]
-
-    def best(self, mode: str, count: int = 1) -> list[Record]:
-        """The best trials, best first: those that were confirmed, or of the last stage with a score those that came to
-        their end."""
-        if self.confirmed:
-            return [item.record for item in self.confirmed][:count]
-        sign = 1.0 if mode == "max" else -1.0
-        for result in reversed(self.stages):
-            if result.stage.confirms:
-                continue
-            done = [record for record in result.records.values() if record.status == "ok" and record.score is not None]
-            if done:
-                return sorted(done, key=lambda record: -sign * (record.score or 0.0))[:count]
-        return []
 
 
 class Conductor:
@@ -218,7 +161,7 @@ class Conductor:
         self.screen.begin(stage, space, len(result.records), recovered)
         for record in result.records.values():
             self.screen.learn(record)
-        work = _Work(self, result, ledger)
+        work = Work(self, result, ledger)
         for record in result.records.values():
             work.advisor.learn(record)
         work.run()
@@ -287,165 +230,6 @@ class Conductor:
             )
             if self._runner is not None:
                 self._runner.stop()
-
-
-class _Work:
-    """The trials of one stage: taken, run, written down."""
-
-    def __init__(self, conductor: Conductor, result: StageResult, ledger: Ledger) -> None:
-        self._conductor, self._result, self._ledger = conductor, result, ledger
-        self._tickets: dict[int, Ticket] = {}
-        self._paused: dict[int, Record] = {}
-        self._promoted: set[int] = set()
-        self._heard: dict[int, float] = {}
-        settings, stage = conductor.settings, result.stage
-        self._epochs = stage.epochs or int(conductor.search.composed.tree["trainer"]["epochs"])
-        self.advisor: Advisor = NoPruning()
-        if settings.prune == "median" and not stage.confirms:
-            self.advisor = MedianRule(settings.mode, settings.min_epochs)
-        elif settings.prune == "halving" and not stage.confirms:
-            self.advisor = Halving(settings.mode, settings.min_epochs, settings.eta, self._epochs)
-
-    def run(self) -> None:
-        """Until no slot is left, here or with others that share the study."""
-        conductor = self._conductor
-        while True:
-            for runner in conductor.runners():
-                with conductor.running(runner):
-                    runner.run(self._next, self._done, self._advise)
-                if conductor.outcome.stopped:
-                    break
-            if conductor.outcome.stopped:
-                break
-            if not self._others():
-                if not (conductor.shared and self._paused):
-                    break
-                # Others may wait for these: only then the stage is over for all.
-                self._end_paused()
-        self._end_paused()
-
-    def _end_paused(self) -> None:
-        conductor = self._conductor
-        for record in self._paused.values():
-            if conductor.outcome.stopped and conductor.outcome.resumable:
-                self._ledger.give_back(self._tickets[record.number])
-            else:
-                self._finish(replace(record, status="pruned"))
-        self._paused.clear()
-
-    def _others(self) -> bool:
-        """Wait for those that share the study; True if there is something to do for this process again."""
-        ledger = self._ledger
-        while self._conductor.shared and not self._conductor.outcome.stopped:
-            ledger.recover()
-            # Looked at first: what was paused or finished by then is known after learning.
-            running = ledger.running()
-            if self._learn() and self._paused:
-                return True
-            if ledger.waiting():
-                return True
-            # What another machine has paused goes on, or is finished, there.
-            if not running and not ledger.missing() and (self._paused or not ledger.paused()):
-                return False
-            time.sleep(POLL_SECONDS)
-        return False
-
-    def _learn(self) -> bool:
-        """Take over what others have finished and paused; whether there was anything new."""
-        new = False
-        for number, record in self._ledger.records().items():
-            if number not in self._result.records:
-                self._result.records[number] = record
-                self._conductor.screen.learn(record)
-                self.advisor.learn(record)
-                new = True
-        for record in self._ledger.paused():
-            if record.number not in self._paused and self._heard.get(record.number) != record.epochs:
-                self._heard[record.number] = record.epochs
-                self.advisor.learn(record)
-                new = True
-        return new
-
-    def _next(self) -> Pack | None:
-        if self._conductor.outcome.stopped:
-            return None
-        if self._conductor.shared:
-            self._learn()
-        while (promoted := self.advisor.promoted()) is not None:
-            self._promoted.add(promoted)
-        # One that was told to pause may still be saving itself; those of other machines go on there.
-        for number in sorted(self._promoted & self._paused.keys()):
-            self._promoted.remove(number)
-            del self._paused[number]
-            self._ledger.unpause(self._tickets[number])
-            return [self._trial(self._tickets[number])]
-        ticket = self._ledger.take()
-        if ticket is None:
-            return None
-        self._tickets[ticket.number] = ticket
-        return [self._trial(ticket)]
-
-    def _trial(self, ticket: Ticket) -> Trial:
-        conductor, stage = self._conductor, self._result.stage
-        settings = conductor.settings
-        name = f"{stage.number}-{ticket.number:04d}"
-        folder = conductor.folder.path / "trials" / name
-        return Trial(
-            stage.number,
-            ticket.number,
-            dict(ticket.values),
-            self._config(ticket.values, name),
-            str(folder),
-            Watch(
-                settings.metric,
-                settings.mode,
-                settings.explode,
-                seconds=None if settings.timeout is None else settings.timeout.seconds,
-            ),
-            settings.retry_oom,
-        )
-
-    def _config(self, values: Mapping[str, Any], name: str) -> dict[str, Any]:
-        """The configuration of a trial: that of the user, quiet, and with a checkpoint of what the sweep scores."""
-        conductor = self._conductor
-        settings = conductor.settings
-        extra: dict[str, Any] = {
-            "trainer.threads": conductor.threads,
-            "callbacks.progress": None,
-            "callbacks.tensorboard": None,
-            "callbacks.checkpoint.monitor": settings.metric,
-            "callbacks.checkpoint.mode": settings.mode,
-            "run.root": str(conductor.folder.path / "trials"),
-            "run.name": name,
-            "trainer.epochs": self._epochs,
-        }
-        complete = self._result.searched.complete(values, conductor.search.fixed)
-        return conductor.search.trial({**extra, **complete}).to_tree()
-
-    def _done(self, record: Record) -> None:
-        ticket = self._tickets[record.number]
-        if record.status in ("interrupted", "moved"):
-            self._ledger.give_back(ticket)
-            if record.status == "interrupted":
-                self._conductor.interrupted(record.reason)
-        elif record.status == "paused":
-            self._paused[record.number] = record
-            self._ledger.pause(ticket, record)
-        else:
-            self._finish(record)
-
-    def _finish(self, record: Record) -> None:
-        record = replace(record, place=self._conductor.place)
-        if not self._ledger.finish(self._tickets[record.number], record):
-            log.warning("trial %d-%04d does not count: another machine has taken it over", record.stage, record.number)
-            return
-        self._result.records[record.number] = record
-        self._conductor.screen.show(record)
-        self._conductor.count_failure(record)
-
-    @property
-    def _advise(self) -> Advise:
-        return self.advisor.advise
 
 
 def automatic_jobs(search: Search) -> int:

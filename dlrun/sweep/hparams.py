@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrun.config.search import Search
-from dlrun.sweep.conduct import Outcome
+from dlrun.sweep.outcome import Outcome
 from dlrun.sweep.record import Record
 from dlrun.sweep.space import Axis, Choice, plain
 

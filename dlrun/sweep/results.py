@@ -13,10 +13,10 @@ import yaml
 
 from dlrun.config.search import Search
 from dlrun.runfolder import RunFolder
-from dlrun.sweep.conduct import Outcome
 from dlrun.sweep.confirm import lead
 from dlrun.sweep.hparams import write_hparams
 from dlrun.sweep.identity import place
+from dlrun.sweep.outcome import Outcome
 from dlrun.sweep.page import PAGE, write_page
 from dlrun.sweep.record import Record
 from dlrun.sweep.screen import shown, told

@@ -12,7 +12,7 @@ from string import Template
 
 from dlrun.config.search import Search
 from dlrun.runfolder import RunFolder, finite
-from dlrun.sweep.conduct import Outcome
+from dlrun.sweep.outcome import Outcome
 from dlrun.sweep.page import text
 from dlrun.sweep.page.commands import commands
 from dlrun.sweep.page.data import chart_data

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from dlrun.config.search import Search
-from dlrun.sweep.conduct import Outcome
+from dlrun.sweep.outcome import Outcome
 from dlrun.sweep.space import plain
 from dlrun.sweep.stages import Searched, following
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from dlrun.config.search import Search
 from dlrun.scores import is_rate
-from dlrun.sweep.conduct import Outcome, StageResult
+from dlrun.sweep.outcome import Outcome, StageResult
 from dlrun.sweep.page.scales import distinct, extent, interval, position, whole
 from dlrun.sweep.page.ticks import Ticks, ticks
 from dlrun.sweep.record import Record

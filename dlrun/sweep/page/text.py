@@ -10,8 +10,8 @@ from typing import Any
 from urllib.parse import quote
 
 from dlrun.config.search import Search
-from dlrun.sweep.conduct import Outcome, StageResult
 from dlrun.sweep.confirm import SEED, lead, read_confirm
+from dlrun.sweep.outcome import Outcome, StageResult
 from dlrun.sweep.page.data import complete, importances, in_order, score_text, shown_axes, stage_name, value_text
 from dlrun.sweep.record import Record
 from dlrun.sweep.screen import told

@@ -1,0 +1,183 @@
+"""The trials of one stage: taken, run, written down."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from dlrun.sweep.ledger import Ledger, Ticket
+from dlrun.sweep.outcome import StageResult
+from dlrun.sweep.pruning import Advisor, Halving, MedianRule, NoPruning
+from dlrun.sweep.record import Record, Trial, Watch
+from dlrun.sweep.runner import Pack
+from dlrun.sweep.trial import Advise
+
+if TYPE_CHECKING:
+    from dlrun.sweep.conduct import Conductor
+
+log = logging.getLogger("dlrun")
+
+POLL_SECONDS = 1.0
+"""Time between two looks at what other machines do, when there is nothing to do here."""
+
+
+class Work:
+    """The trials of one stage: taken, run, written down."""
+
+    def __init__(self, conductor: Conductor, result: StageResult, ledger: Ledger) -> None:
+        self._conductor, self._result, self._ledger = conductor, result, ledger
+        self._tickets: dict[int, Ticket] = {}
+        self._paused: dict[int, Record] = {}
+        self._promoted: set[int] = set()
+        self._heard: dict[int, float] = {}
+        settings, stage = conductor.settings, result.stage
+        self._epochs = stage.epochs or int(conductor.search.composed.tree["trainer"]["epochs"])
+        self.advisor: Advisor = NoPruning()
+        if settings.prune == "median" and not stage.confirms:
+            self.advisor = MedianRule(settings.mode, settings.min_epochs)
+        elif settings.prune == "halving" and not stage.confirms:
+            self.advisor = Halving(settings.mode, settings.min_epochs, settings.eta, self._epochs)
+
+    def run(self) -> None:
+        """Until no slot is left, here or with others that share the study."""
+        conductor = self._conductor
+        while True:
+            for runner in conductor.runners():
+                with conductor.running(runner):
+                    runner.run(self._next, self._done, self._advise)
+                if conductor.outcome.stopped:
+                    break
+            if conductor.outcome.stopped:
+                break
+            if not self._others():
+                if not (conductor.shared and self._paused):
+                    break
+                # Others may wait for these: only then the stage is over for all.
+                self._end_paused()
+        self._end_paused()
+
+    def _end_paused(self) -> None:
+        conductor = self._conductor
+        for record in self._paused.values():
+            if conductor.outcome.stopped and conductor.outcome.resumable:
+                self._ledger.give_back(self._tickets[record.number])
+            else:
+                self._finish(replace(record, status="pruned"))
+        self._paused.clear()
+
+    def _others(self) -> bool:
+        """Wait for those that share the study; True if there is something to do for this process again."""
+        ledger = self._ledger
+        while self._conductor.shared and not self._conductor.outcome.stopped:
+            ledger.recover()
+            # Looked at first: what was paused or finished by then is known after learning.
+            running = ledger.running()
+            if self._learn() and self._paused:
+                return True
+            if ledger.waiting():
+                return True
+            # What another machine has paused goes on, or is finished, there.
+            if not running and not ledger.missing() and (self._paused or not ledger.paused()):
+                return False
+            time.sleep(POLL_SECONDS)
+        return False
+
+    def _learn(self) -> bool:
+        """Take over what others have finished and paused; whether there was anything new."""
+        new = False
+        for number, record in self._ledger.records().items():
+            if number not in self._result.records:
+                self._result.records[number] = record
+                self._conductor.screen.learn(record)
+                self.advisor.learn(record)
+                new = True
+        for record in self._ledger.paused():
+            if record.number not in self._paused and self._heard.get(record.number) != record.epochs:
+                self._heard[record.number] = record.epochs
+                self.advisor.learn(record)
+                new = True
+        return new
+
+    def _next(self) -> Pack | None:
+        if self._conductor.outcome.stopped:
+            return None
+        if self._conductor.shared:
+            self._learn()
+        while (promoted := self.advisor.promoted()) is not None:
+            self._promoted.add(promoted)
+        # One that was told to pause may still be saving itself; those of other machines go on there.
+        for number in sorted(self._promoted & self._paused.keys()):
+            self._promoted.remove(number)
+            del self._paused[number]
+            self._ledger.unpause(self._tickets[number])
+            return [self._trial(self._tickets[number])]
+        ticket = self._ledger.take()
+        if ticket is None:
+            return None
+        self._tickets[ticket.number] = ticket
+        return [self._trial(ticket)]
+
+    def _trial(self, ticket: Ticket) -> Trial:
+        conductor, stage = self._conductor, self._result.stage
+        settings = conductor.settings
+        name = f"{stage.number}-{ticket.number:04d}"
+        folder = conductor.folder.path / "trials" / name
+        return Trial(
+            stage.number,
+            ticket.number,
+            dict(ticket.values),
+            self._config(ticket.values, name),
+            str(folder),
+            Watch(
+                settings.metric,
+                settings.mode,
+                settings.explode,
+                seconds=None if settings.timeout is None else settings.timeout.seconds,
+            ),
+            settings.retry_oom,
+        )
+
+    def _config(self, values: Mapping[str, Any], name: str) -> dict[str, Any]:
+        """The configuration of a trial: that of the user, quiet, and with a checkpoint of what the sweep scores."""
+        conductor = self._conductor
+        settings = conductor.settings
+        extra: dict[str, Any] = {
+            "trainer.threads": conductor.threads,
+            "callbacks.progress": None,
+            "callbacks.tensorboard": None,
+            "callbacks.checkpoint.monitor": settings.metric,
+            "callbacks.checkpoint.mode": settings.mode,
+            "run.root": str(conductor.folder.path / "trials"),
+            "run.name": name,
+            "trainer.epochs": self._epochs,
+        }
+        complete = self._result.searched.complete(values, conductor.search.fixed)
+        return conductor.search.trial({**extra, **complete}).to_tree()
+
+    def _done(self, record: Record) -> None:
+        ticket = self._tickets[record.number]
+        if record.status in ("interrupted", "moved"):
+            self._ledger.give_back(ticket)
+            if record.status == "interrupted":
+                self._conductor.interrupted(record.reason)
+        elif record.status == "paused":
+            self._paused[record.number] = record
+            self._ledger.pause(ticket, record)
+        else:
+            self._finish(record)
+
+    def _finish(self, record: Record) -> None:
+        record = replace(record, place=self._conductor.place)
+        if not self._ledger.finish(self._tickets[record.number], record):
+            log.warning("trial %d-%04d does not count: another machine has taken it over", record.stage, record.number)
+            return
+        self._result.records[record.number] = record
+        self._conductor.screen.show(record)
+        self._conductor.count_failure(record)
+
+    @property
+    def _advise(self) -> Advise:
+        return self.advisor.advise
