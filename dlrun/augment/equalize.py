@@ -13,6 +13,9 @@ from dlrun.registry import AUGMENTATIONS
 from dlrun.types import Fraction
 
 _LEVELS = 256
+_BLOCK_NUMBERS = 1 << 18
+"""On the CPU, pixels that are counted and looked up at once. Measured on one core at 32 x 224 x 224 colour images: a
+fifth of the time of all at once."""
 
 
 def even_levels(images: Tensor) -> Tensor:
@@ -31,17 +34,27 @@ def even_levels(images: Tensor) -> Tensor:
         return even_levels(images.round().to(torch.uint8)).to(images.dtype)
     plain = images.contiguous()
     flat = plain.flatten(0, 1).flatten(1)
-    planes, pixels = flat.shape
-    places = flat + torch.arange(planes, device=flat.device)[:, None] * _LEVELS
-    counts = _histograms(places.view(-1), planes)
+    even = torch.empty_like(flat)
+    on_cpu = flat.device.type == "cpu"
+    block = max(1, _BLOCK_NUMBERS // max(1, flat.shape[1])) if on_cpu else max(1, len(flat))
+    for part, target in zip(flat.split(block), even.split(block), strict=True):
+        # The level of each pixel in the tables of all planes, which are one list.
+        numbers = torch.arange(len(part), dtype=torch.int32 if on_cpu else torch.int64, device=flat.device)
+        places = (part + numbers[:, None] * _LEVELS).view(-1)
+        tables = _tables(_histograms(places, len(part)), flat.shape[1])
+        torch.index_select(tables.view(-1), 0, places, out=target.view(-1))
+    result = even.view_as(plain)
+    return result.contiguous(memory_format=torch.channels_last) if channels_innermost(images) else result
+
+
+def _tables(counts: Tensor, pixels: int) -> Tensor:
+    """What each level of a plane of so many pixels becomes, uint8 (planes, 256); counts is int64 (planes, 256)."""
     below = counts.cumsum(1) - counts
     highest = _LEVELS - 1 - (counts > 0).int().flip(1).argmax(1, keepdim=True)
     step = (pixels - counts.gather(1, highest)) // (_LEVELS - 1)
     table = ((below + step // 2) // step.clamp(min=1)).clamp_(max=_LEVELS - 1)
-    same = torch.arange(_LEVELS, device=flat.device).expand_as(table)
-    table = torch.where(step > 0, table, same).to(torch.uint8)
-    result = table.view(-1).index_select(0, places.view(-1)).view_as(plain)
-    return result.contiguous(memory_format=torch.channels_last) if channels_innermost(images) else result
+    same = torch.arange(_LEVELS, device=counts.device).expand_as(table)
+    return torch.where(step > 0, table, same).to(torch.uint8)
 
 
 def _histograms(places: Tensor, planes: int) -> Tensor:

@@ -26,6 +26,7 @@ from dlrun.augment.posterize import keep_bits
 from dlrun.augment.resample import warp
 from dlrun.augment.sharpness import sharpen
 from dlrun.augment.solarize import invert_above
+from dlrun.augment.translate import shift
 from dlrun.types import Fill, Interpolation
 
 Apply = Callable[[Tensor, Tensor], Tensor]
@@ -86,6 +87,15 @@ def operations(reach: Reach, interpolation: Interpolation, fill: Fill) -> dict[s
 
         return apply
 
+    # Shifts are by whole pixels, so rows are copied.
+    def to_the_right(images: Tensor, amounts: Tensor) -> Tensor:
+        pixels = amounts.trunc().long()
+        return shift(images, pixels, torch.zeros_like(pixels), (0, math.ceil(reach.shift_x)), fill=fill)
+
+    def down(images: Tensor, amounts: Tensor) -> Tensor:
+        pixels = amounts.trunc().long()
+        return shift(images, torch.zeros_like(pixels), pixels, (math.ceil(reach.shift_y), 0), fill=fill)
+
     def factor(change: Change) -> Operation:
         return Operation(lambda images, amounts: on_planes(images, change, 1 + amounts), 0.0, reach.factor, True)
 
@@ -93,8 +103,8 @@ def operations(reach: Reach, interpolation: Interpolation, fill: Fill) -> dict[s
         "Identity": Operation(lambda images, amounts: images),
         "ShearX": Operation(moved(_lean_x), 0.0, reach.shear, True),
         "ShearY": Operation(moved(_lean_y), 0.0, reach.shear, True),
-        "TranslateX": Operation(moved(_shift_x), 0.0, reach.shift_x, True),
-        "TranslateY": Operation(moved(_shift_y), 0.0, reach.shift_y, True),
+        "TranslateX": Operation(to_the_right, 0.0, reach.shift_x, True),
+        "TranslateY": Operation(down, 0.0, reach.shift_y, True),
         "Rotate": Operation(moved(_turn), 0.0, reach.degrees, True),
         "Brightness": factor(brightness),
         "Color": factor(saturation),
@@ -122,14 +132,6 @@ def _lean_x(amounts: Tensor, height: int, width: int) -> Tensor:
 
 def _lean_y(amounts: Tensor, height: int, width: int) -> Tensor:
     return _matrices(amounts, 1.0, 0.0, 0.0, amounts, 1.0, amounts * (width / 2))
-
-
-def _shift_x(amounts: Tensor, height: int, width: int) -> Tensor:
-    return _matrices(amounts, 1.0, 0.0, -amounts.trunc(), 0.0, 1.0, 0.0)
-
-
-def _shift_y(amounts: Tensor, height: int, width: int) -> Tensor:
-    return _matrices(amounts, 1.0, 0.0, 0.0, 0.0, 1.0, -amounts.trunc())
 
 
 def _turn(amounts: Tensor, height: int, width: int) -> Tensor:
