@@ -37,7 +37,7 @@ def even_levels(images: Tensor) -> Tensor:
     even = torch.empty_like(flat)
     on_cpu = flat.device.type == "cpu"
     block = max(1, _BLOCK_NUMBERS // max(1, flat.shape[1])) if on_cpu else max(1, len(flat))
-    for part, target in zip(flat.split(block), even.split(block), strict=True):
+    for part, target in zip(torch.split(flat, block), torch.split(even, block), strict=True):
         # The level of each pixel in the tables of all planes, which are one list.
         numbers = torch.arange(len(part), dtype=torch.int32 if on_cpu else torch.int64, device=flat.device)
         places = (part + numbers[:, None] * _LEVELS).view(-1)

@@ -51,7 +51,8 @@ class progress(Callback):  # named as in YAML
     def step_end(self, fit: Fit) -> None:
         """Move the bar; tqdm itself redraws it ten times a second at most."""
         if self._bar is not None:
-            self._bar.update(1 / fit.steps_per_epoch)
+            # By what is missing: a sum of shares would end beside the whole.
+            self._bar.update(float(fit.timeline.epoch(fit.state.step)) - self._bar.n)
 
     def log(self, fit: Fit, metrics: Mapping[str, float]) -> None:
         """Move the bar, or print a line if the last one is old enough."""
