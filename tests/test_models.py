@@ -301,9 +301,13 @@ def test_training_mode_acts_on_dropout_drop_path_and_batch_norm_only(name: str) 
 @pytest.mark.parametrize(
     ("name", "params"),
     [
-        (name, params)
-        for name in IMAGE_MODELS
-        for params in ([{"init": init} for init in INITS] if has_option(name, "init") else [{}])
+        *((name, {}) for name in IMAGE_MODELS),
+        *(
+            pytest.param(name, {"init": init}, marks=pytest.mark.slow)
+            for name in IMAGE_MODELS
+            if has_option(name, "init")
+            for init in INITS
+        ),
     ],
 )
 def test_loss_at_initialisation_is_ln_of_the_classes(name: str, params: dict[str, Any]) -> None:

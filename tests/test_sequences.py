@@ -359,7 +359,7 @@ SEQ2SEQ = (
     [
         pytest.param(MEMORY, marks=pytest.mark.slow, id="classification"),
         pytest.param(TAGGED, marks=pytest.mark.slow, id="labeling"),
-        pytest.param(SEQ2SEQ, id="seq2seq"),
+        pytest.param(SEQ2SEQ, marks=pytest.mark.slow, id="seq2seq"),
     ],
 )
 def test_a_killed_run_ends_like_one_that_was_left_alone(

@@ -52,7 +52,7 @@ def _sweep(home: Path, *words: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("jobs", [0, 1])
+@pytest.mark.parametrize("jobs", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_trial_out_of_memory_is_run_with_half_the_micro_batch(tmp_path: Path, jobs: int) -> None:
     (tmp_path / "hungry.py").write_text(PLUGIN)
     words = ("plugins=[./hungry.py]", "callbacks.hungry.parts=choice(1, 2, 4)", "sweep.search=grid")
@@ -66,6 +66,7 @@ def test_a_trial_out_of_memory_is_run_with_half_the_micro_batch(tmp_path: Path, 
     assert float(found["1"]["memory_mib"]) > 50
 
 
+@pytest.mark.slow
 def test_the_best_configuration_has_the_micro_batch_that_fits(tmp_path: Path) -> None:
     (tmp_path / "hungry.py").write_text(PLUGIN)
     words = ("plugins=[./hungry.py]", "callbacks.hungry.parts=2", "optimizer.lr=log(1e-3, 1e-2)", "sweep.trials=1")

@@ -283,6 +283,7 @@ def test_pruning_with_others_comes_to_an_end(postgres: str, machines: tuple[Mach
     assert len(rows) == 12
 
 
+@pytest.mark.slow
 def test_another_space_is_refused(postgres: str, machines: tuple[Machine, Machine]) -> None:
     one, two = machines
     words = (*WORDS, f"sweep.storage={postgres}", "sweep.name=other", "sweep.trials=2")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +139,8 @@ def compose_groups(choices: Mapping[str, str], folders: Sequence[Path]) -> list[
     own = [folder for folder in folders if any((folder / group).is_dir() for group in groups())]
     if own:
         words.append("hydra.searchpath=[" + ",".join(_quote(f"file://{folder}") for folder in own) + "]")
-    tree = _composed_by_hydra(tuple(words))
+    # What lies in the user's folders may change while a process lives, what lies in configs/ does not.
+    tree = _composed_by_hydra(tuple(words)) if own else copy.deepcopy(_composed_of_our_own(tuple(words)))
     layers = [Layer("configs/config.yaml", tree, None, root_lines)]
     for group, option in defaults.items():
         if choices.get(group, option) not in options(group):
@@ -151,6 +154,11 @@ def compose_groups(choices: Mapping[str, str], folders: Sequence[Path]) -> list[
             tree[group] = {key: owned[group].pop(key) for key in shared}
         layers.append(Layer(file.label, owned, file.base, file.lines))
     return layers
+
+
+@lru_cache(maxsize=256)
+def _composed_of_our_own(overrides: tuple[str, ...]) -> dict[str, Any]:
+    return _composed_by_hydra(overrides)
 
 
 def _composed_by_hydra(overrides: tuple[str, ...]) -> dict[str, Any]:

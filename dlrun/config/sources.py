@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,13 @@ def read_yaml(path: Path, label: str) -> tuple[dict[str, Any], dict[KeyPath, int
         raise ConfigError([f"{label}: is not a text file in UTF-8 (byte {error.start})"]) from None
     except OSError as error:
         raise ConfigError([f"{label}: cannot be read: {error.strerror}"]) from None
+    tree, lines = _parsed(text, label)
+    return copy.deepcopy(tree), dict(lines)
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str, label: str) -> tuple[dict[str, Any], dict[KeyPath, int]]:
+    """Kept, because a sweep composes the same files again and again; a file that was changed has another text."""
     loader = None
     try:
         loader = get_yaml_loader()(text)

@@ -168,7 +168,7 @@ class PoolRunner:
                 trial = replace(trial, config={**trial.config, "device": device})
             worker.trial, worker.curve, worker.began = trial, [], time.monotonic()
             limit = trial.watch.seconds
-            worker.deadline = None if limit is None else worker.began + limit + _GRACE_SECONDS
+            worker.deadline = None if limit is None else worker.began + limit + min(limit, _GRACE_SECONDS)
             worker.line.send(trial)
 
     def _start(self) -> _Worker:
