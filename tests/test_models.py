@@ -686,6 +686,7 @@ def test_smallest_image(name: str, params: dict[str, Any], smallest: int, layer:
             build_meta(name, (1, smallest - 1, 2 * smallest), **params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", IMAGE_MODELS)
 def test_every_small_size_runs_or_is_refused(name: str) -> None:
     for height, width in [(1, 1), (2, 3), (4, 4), (5, 9), (11, 10), (13, 31), (28, 28), (33, 47), (66, 70)]:

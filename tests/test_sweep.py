@@ -166,7 +166,9 @@ def test_every_kind_of_trouble_has_its_status(home: Path) -> None:
     assert (folder(home) / "best.yaml").read_text().startswith(f"# The best trial of a sweep, {ok['folder']}")
 
 
-@pytest.mark.parametrize(("limit", "trials"), [("sweep.fail_fast=true", 1), ("sweep.max_failures=1", 2)])
+@pytest.mark.parametrize(
+    ("limit", "trials"), [("sweep.fail_fast=true", 1), pytest.param("sweep.max_failures=1", 2, marks=pytest.mark.slow)]
+)
 def test_failures_can_end_the_sweep(home: Path, limit: str, trials: int) -> None:
     words = ("plugins=[./trouble.py]", "callbacks.trouble.kind=raise", "optimizer.lr=log(1e-3, 1)", "sweep.trials=6")
     code, out = run_apart(home, *words, limit, "sweep.jobs=0")

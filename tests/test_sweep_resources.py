@@ -75,6 +75,7 @@ def test_the_best_configuration_has_the_micro_batch_that_fits(tmp_path: Path) ->
     assert yaml.safe_load(best.read_text())["trainer"]["accumulate"] == 2
 
 
+@pytest.mark.slow
 def test_no_second_run_unless_it_is_wanted(tmp_path: Path) -> None:
     (tmp_path / "hungry.py").write_text(PLUGIN)
     words = ("plugins=[./hungry.py]", "callbacks.hungry.parts=choice(1, 2)", "sweep.search=grid", "sweep.jobs=0")

@@ -227,6 +227,7 @@ def test_together_is_as_alone(postgres: str, machines: tuple[Machine, Machine]) 
     assert [[row[key] for key in keys] for row in rows] == [[row[key] for key in keys] for row in alone.rows()]
 
 
+@pytest.mark.slow
 def test_two_machines_share_stages_and_confirmation(postgres: str, machines: tuple[Machine, Machine]) -> None:
     rows = _share(postgres, machines, *STAGES)
     assert [row["stage"] for row in rows] == ["1"] * 10 + ["2"] * 6 + ["3"] * 4
