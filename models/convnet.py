@@ -10,14 +10,13 @@ from torch import nn
 from dlrun.models.blocks import classifier
 from dlrun.models.options import Chain, Kit
 from dlrun.registry import MODELS
-from dlrun.types import NonNegativeFloat, PositiveInt, Range
+from dlrun.types import NonNegativeFloat, PositiveInt, Range, Rate
 
 Init = Literal["he", "xavier", "orthogonal", "small_gaussian", "constant", "lsuv", "default"]
 Nonlinearity = Literal["relu", "leaky_relu", "prelu", "elu", "gelu", "silu", "tanh", "sigmoid", "maxout"]
 Norm = Literal["batch", "group", "layer", "instance", "none"]
 Pool = Literal["max", "average", "strided", "fractional", "none"]
 Pieces = Annotated[int, Range(ge=2)]
-Rate = Annotated[float, Range(ge=0, lt=1)]
 
 REMEDY = "use larger images, fewer stages in pool_after, or pool=none"
 

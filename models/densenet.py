@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from dlrun.models.blocks import GlobalAverage, classifier, pick_form, window_out
 from dlrun.models.options import Kit
 from dlrun.registry import MODELS
-from dlrun.types import NonNegativeFloat, PositiveInt, Range
+from dlrun.types import NonNegativeFloat, PositiveInt, Range, Rate
 
 Activation = Literal["relu", "leaky_relu", "prelu", "elu", "gelu", "silu", "tanh", "sigmoid"]
 Form = Literal["auto", "imagenet", "small"]
 Init = Literal["he", "xavier", "orthogonal", "small_gaussian", "constant", "lsuv", "default"]
 Norm = Literal["batch", "group", "layer", "instance", "none"]
-Rate = Annotated[float, Range(ge=0, lt=1)]
 Share = Annotated[float, Range(gt=0, le=1)]
 
 REMEDY = "use images of at least 29x29 pixels, or form=small"

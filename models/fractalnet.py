@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from dlrun.models.blocks import GlobalAverage, classifier, conv_norm_act, pick_form, scaled, window_out
 from dlrun.registry import MODELS
-from dlrun.types import Fraction, PositiveFloat, PositiveInt, Range
+from dlrun.types import Fraction, PositiveFloat, PositiveInt, Range, Rate
 
 Form = Literal["auto", "imagenet", "small"]
 Init = Literal["he", "xavier", "orthogonal", "small_gaussian", "constant", "lsuv", "default"]
-Rate = Annotated[float, Range(ge=0, lt=1)]
 
 CHANNELS = {"imagenet": (128, 256, 512, 1024), "small": (64, 128, 256, 512, 512)}
 COLUMNS = {"imagenet": 4, "small": 3}

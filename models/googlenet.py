@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +22,12 @@ from dlrun.models.init import initialise, with_data
 from dlrun.models.options import Kit
 from dlrun.registry import MODELS
 from dlrun.tasks.base import WithAuxiliary
-from dlrun.types import NonNegativeFloat, PositiveFloat, PositiveInt, Range
+from dlrun.types import NonNegativeFloat, PositiveFloat, PositiveInt, Rate
 
 Activation = Literal["relu", "leaky_relu", "prelu", "elu", "gelu", "silu", "tanh", "sigmoid"]
 Form = Literal["auto", "imagenet", "small"]
 Init = Literal["he", "xavier", "orthogonal", "small_gaussian", "constant", "lsuv", "default"]
 Norm = Literal["batch", "group", "layer", "instance", "none"]
-Rate = Annotated[float, Range(ge=0, lt=1)]
 
 INCEPTIONS = {
     "3a": (64, 96, 128, 16, 32, 32),

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from torch import nn
 
 from dlrun.models.blocks import classifier, scaled
 from dlrun.models.options import Chain, Kit
 from dlrun.registry import MODELS
-from dlrun.types import NonNegativeFloat, PositiveFloat, PositiveInt, Range
+from dlrun.types import NonNegativeFloat, PositiveFloat, PositiveInt, Rate
 
 Init = Literal["he", "xavier", "orthogonal", "small_gaussian", "constant", "lsuv", "default"]
 Nonlinearity = Literal["relu", "leaky_relu", "prelu", "elu", "gelu", "silu", "tanh", "sigmoid", "maxout"]
 Norm = Literal["batch", "group", "layer", "instance", "none"]
 Pool = Literal["max", "average", "strided", "fractional"]
-Rate = Annotated[float, Range(ge=0, lt=1)]
 
 REMEDY = "use images of at least 4x4 pixels, or model=mlp"
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from torch import Tensor, nn
 
 from dlrun.models.blocks import GlobalAverage, classifier, pick_form, scaled
 from dlrun.models.options import Kit
 from dlrun.registry import MODELS
-from dlrun.types import NonNegativeFloat, PositiveFloat, PositiveInt, Range
+from dlrun.types import NonNegativeFloat, PositiveFloat, PositiveInt, Rate
 
 Activation = Literal["relu", "leaky_relu", "prelu", "elu", "gelu", "silu", "tanh", "sigmoid"]
 Form = Literal["auto", "imagenet", "small"]
 Init = Literal["he", "xavier", "orthogonal", "small_gaussian", "constant", "lsuv", "default"]
 Norm = Literal["batch", "group", "layer", "instance", "none"]
-Rate = Annotated[float, Range(ge=0, lt=1)]
 
 SEPARABLE = (
     (64, 1),

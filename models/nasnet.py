@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as functional
@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from dlrun.models.blocks import DropPath, GlobalAverage, classifier, conv_norm_act, pick_form
 from dlrun.registry import MODELS
-from dlrun.types import NonNegativeInt, PositiveInt, Range
+from dlrun.types import NonNegativeInt, PositiveInt, Rate
 
 Form = Literal["auto", "imagenet", "small"]
 Init = Literal["he", "xavier", "orthogonal", "small_gaussian", "constant", "lsuv", "default"]
-Rate = Annotated[float, Range(ge=0, lt=1)]
 
 NORMAL_OUT = 6
 """Channels of a normal cell's output, in multiples of F: the adjusted input and five blocks."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from torch import nn
@@ -12,13 +12,12 @@ from torch import nn
 from dlrun.models.blocks import GlobalAverage, classifier, pick_form, scaled
 from dlrun.models.residual import PreActivation, Residual, Style, last_scale
 from dlrun.registry import MODELS
-from dlrun.types import NonNegativeFloat, PositiveFloat, PositiveInt, Range
+from dlrun.types import NonNegativeFloat, PositiveFloat, PositiveInt, Rate
 
 Activation = Literal["relu", "leaky_relu", "prelu", "elu", "gelu", "silu", "tanh", "sigmoid"]
 Form = Literal["auto", "imagenet", "small"]
 Init = Literal["he", "xavier", "orthogonal", "small_gaussian", "constant", "lsuv", "default"]
 Norm = Literal["batch", "group", "layer", "instance", "none"]
-Rate = Annotated[float, Range(ge=0, lt=1)]
 Shortcut = Literal["A", "B"]
 
 

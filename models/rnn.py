@@ -15,12 +15,11 @@ from dlrun.models.blocks import classifier
 from dlrun.models.init import HEAD_GAIN
 from dlrun.models.recurrent import Recurrent
 from dlrun.registry import MODELS
-from dlrun.types import PositiveInt, Range
+from dlrun.types import PositiveInt, Range, Rate
 
 CellName = Literal["tanh", "relu", "lstm", "gru", "mut1", "mut2", "mut3", "highway"]
 RecurrentInit = Literal["orthogonal", "xavier", "identity", "default"]
 Pooling = Literal["last", "mean"]
-Rate = Annotated[float, Range(ge=0, lt=1)]
 Number = Annotated[float, Range(ge=-100, le=100)]
 
 

@@ -6,7 +6,7 @@ hypotheses of a beam, V symbols of the target; the last of these ends a target, 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,9 @@ from dlrun.models.cells import valid
 from dlrun.models.init import HEAD_GAIN
 from dlrun.models.recurrent import Recurrent
 from dlrun.registry import MODELS
-from dlrun.types import PositiveInt, Range
+from dlrun.types import PositiveInt, Rate
 
 CellName = Literal["tanh", "relu", "lstm", "gru", "mut1", "mut2", "mut3", "highway"]
-Rate = Annotated[float, Range(ge=0, lt=1)]
 State = tuple[Tensor, ...]
 
 

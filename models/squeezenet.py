@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -11,14 +11,13 @@ from dlrun.models.blocks import Stack, pick_form, scaled
 from dlrun.models.init import initialise, with_data
 from dlrun.models.options import Chain, Kit
 from dlrun.registry import MODELS
-from dlrun.types import NonNegativeFloat, PositiveFloat, PositiveInt, Range
+from dlrun.types import NonNegativeFloat, PositiveFloat, PositiveInt, Rate
 
 Activation = Literal["relu", "leaky_relu", "prelu", "elu", "gelu", "silu", "tanh", "sigmoid"]
 Form = Literal["auto", "imagenet", "small"]
 Init = Literal["he", "xavier", "orthogonal", "small_gaussian", "constant", "lsuv", "default"]
 Norm = Literal["batch", "group", "layer", "instance", "none"]
 Pool = Literal["max", "average", "strided", "fractional"]
-Rate = Annotated[float, Range(ge=0, lt=1)]
 
 FIRES = ((16, 64), (16, 64), (32, 128), (32, 128), (48, 192), (48, 192), (64, 256), (64, 256))
 """Squeezed channels, and channels of each of the two expansions, of fire2 to fire9: table 1 of the paper."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Literal
 
 from torch import nn
 
@@ -11,14 +11,13 @@ from dlrun.models import blocks
 from dlrun.models.blocks import scaled
 from dlrun.models.options import Chain, Kit, refuse_large_maps
 from dlrun.registry import MODELS
-from dlrun.types import NonNegativeFloat, PositiveFloat, PositiveInt, Range
+from dlrun.types import NonNegativeFloat, PositiveFloat, PositiveInt, Rate
 
 Form = Literal["auto", "imagenet", "small"]
 Init = Literal["he", "xavier", "orthogonal", "small_gaussian", "constant", "lsuv", "default"]
 Nonlinearity = Literal["relu", "leaky_relu", "prelu", "elu", "gelu", "silu", "tanh", "sigmoid", "maxout"]
 Norm = Literal["batch", "group", "layer", "instance", "none"]
 Pool = Literal["max", "average", "strided", "fractional"]
-Rate = Annotated[float, Range(ge=0, lt=1)]
 
 CHANNELS = (64, 128, 256, 512, 512)
 CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}

@@ -16,6 +16,7 @@ from dlrun.assembly.model import build_model, find_head, init_from_data
 from dlrun.assembly.training import (
     build_average,
     build_callbacks,
+    build_momentum,
     build_optimizer,
     build_regularizer,
     build_schedule,
@@ -186,6 +187,7 @@ def build_fit(config: Config, prepared: Prepared, open_run: Callable[[], RunFold
     callbacks = build_callbacks(config)
     timeline = timeline_of(train, config.trainer.epochs)
     schedule = build_schedule(config, timeline)
+    momentum = build_momentum(config, optimizer, schedule)
     regularizer = build_regularizer(config, model)
     penalised = regularizer is not None and regularizer.penalises
     check_monitors(callbacks, task, validated=val is not None, schedule=schedule, penalised=penalised)
@@ -204,6 +206,7 @@ def build_fit(config: Config, prepared: Prepared, open_run: Callable[[], RunFold
         device=device,
         callbacks=callbacks,
         frozen=frozen,
+        momentum=momentum,
         average=build_average(config, model, frozen, timeline),
         origin=origin,
         regularizer=regularizer,

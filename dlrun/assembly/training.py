@@ -13,9 +13,10 @@ from dlrun.config.schema import Config
 from dlrun.data.feed import Feed
 from dlrun.errors import UserError, did_you_mean
 from dlrun.optim.groups import can_fuse, hidden_matrices, layer_depths, parameter_groups
+from dlrun.optim.momentum import MomentumMover
 from dlrun.optim.regularization import REG_LOSS, Regularizer
 from dlrun.optim.scaling import scaled_lr, scaled_rates
-from dlrun.optim.schedules import Schedule, Watching
+from dlrun.optim.schedules import Schedule, Watching, momentum_of
 from dlrun.optim.schedules.filling import fill
 from dlrun.registry import AVERAGERS, CALLBACKS, LOSSES, MODELS, OPTIMIZERS, TASKS
 from dlrun.tasks.base import Task
@@ -139,6 +140,24 @@ def build_schedule(config: Config, timeline: Timeline) -> Schedule:
     """
     _refuse_stopping_first(config)
     return fill(config, timeline)
+
+
+def build_momentum(config: Config, optimizer: torch.optim.Optimizer, schedule: Schedule) -> MomentumMover | None:
+    """What moves the optimizer's momentum; None if the schedule does not.
+
+    Raises:
+        UserError: if the optimizer has none.
+    """
+    moved = momentum_of(schedule)
+    if moved is None:
+        return None
+    try:
+        return MomentumMover(optimizer, moved)
+    except ValueError:
+        raise UserError(
+            f"schedule.momentum: optimizer {config.optimizer.name!r} has no momentum that could be moved; set "
+            "schedule.momentum=null, or take sgd, adamw or another optimizer with momentum or betas"
+        ) from None
 
 
 def _refuse_stopping_first(config: Config) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from dlrun.augment.base import Augmentation, sometimes
 from dlrun.augment.resample import warp
 from dlrun.registry import AUGMENTATIONS
-from dlrun.types import Annotated, Fill, Fraction, Interpolation, Range
+from dlrun.types import Fill, Fraction, Interpolation, Rate
 
 
 def corner_matrices(corners: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -53,7 +53,7 @@ def corner_matrices(corners: Tensor, shape: tuple[int, int]) -> Tensor:
 @AUGMENTATIONS.register
 def perspective(
     *,
-    distortion: Annotated[float, Range(ge=0, lt=1)] = 0.3,
+    distortion: Rate = 0.3,
     p: Fraction = 0.5,
     interpolation: Interpolation = "bilinear",
     fill: Fill = 0.0,

@@ -10,7 +10,7 @@ from dlrun.config.load import load_config
 from dlrun.config.schema import Config
 from dlrun.data.batch_sizes import batch_sizes
 from dlrun.optim.scaling import scaled_lr
-from dlrun.optim.schedules import Watching
+from dlrun.optim.schedules import Watching, momentum_of
 from dlrun.optim.schedules.filling import fill
 from dlrun.terminal_plot import draw_curve, with_axes
 from dlrun.timeline import Timeline
@@ -61,7 +61,13 @@ def show_curve(config: Config, steps: int | None) -> list[str]:
     epochs = [round(float(timeline.epoch(mark)), 2) for mark in marks]
     top = max(values)
     drawn = with_axes(lines, top=top or 1.0, width=_WIDTH, below=[(epochs, "epochs"), (marks, "steps")], plain=plain)
-    return [title, "", *(f"  {line}" for line in drawn), "", f"  {_told(values, top)}"]
+    told = [_told(values, top)]
+    moved = momentum_of(schedule)
+    if moved is not None:
+        momenta = [(momentum, step) for step in range(timeline.total) if (momentum := moved(step)) is not None]
+        low, step = min(momenta)
+        told.append(f"momentum: first {momenta[0][0]:.4g}, lowest {low:.4g} at step {step}, last {momenta[-1][0]:.4g}")
+    return [title, "", *(f"  {line}" for line in drawn), "", *(f"  {line}" for line in told)]
 
 
 def _told(values: Sequence[float], top: float) -> str:

@@ -24,6 +24,7 @@ from dlrun.types import (
     PositiveFloat,
     PositiveInt,
     Range,
+    Rate,
 )
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -63,7 +64,7 @@ class DataConfig(ComponentConfig):
     """Samples per optimizer step."""
     eval_batch_size: PositiveInt
     """Samples per forward pass in evaluation; changes speed and memory only."""
-    val_fraction: Annotated[float, Range(ge=0, lt=1)]
+    val_fraction: Rate
     """Part of the training data held out for validation where the data bring no validation split of their own."""
     split_seed: Seed
     """Seed of the splits; separate from ``seed``, so that runs with several seeds see the same splits."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from dlrun.losses.base import Loss, Weights, full, mean, weights_of
 from dlrun.registry import LOSSES
-from dlrun.types import NonNegativeFloat, PositiveFloat, Range
+from dlrun.types import NonNegativeFloat, PositiveFloat, Rate
 
 ClassWeights = tuple[PositiveFloat, ...] | Literal["balanced"] | None
 
@@ -39,7 +39,7 @@ def cross_entropy(
     num_outputs: int | None = None,
     label_counts: tuple[int, ...] | None = None,
     *,
-    label_smoothing: Annotated[float, Range(ge=0, lt=1)] = 0.0,
+    label_smoothing: Rate = 0.0,
     class_weights: ClassWeights = None,
 ) -> Loss:
     """Softmax cross entropy in nats; ln K at initialisation with K classes.

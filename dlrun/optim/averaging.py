@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dlrun.registry import AVERAGERS
 from dlrun.timeline import Timeline
-from dlrun.types import Annotated, Duration, Fraction, PositiveDuration, PositiveInt, Range
+from dlrun.types import Duration, Fraction, PositiveDuration, PositiveInt, Rate
 
 BatchNorm = Literal["average", "recompute"]
 """Where the statistics of batch norm in an averaged net come from."""
@@ -50,7 +50,7 @@ def none() -> None:
 def ema(
     timeline: Timeline,
     *,
-    decay: Annotated[float, Range(ge=0, lt=1)] = 0.995,
+    decay: Rate = 0.995,
     warm_start: bool = True,
     start: Duration = Duration(0, "ep"),
     every: PositiveDuration = Duration(1, "st"),

@@ -14,6 +14,7 @@ from dlrun.config.schema import Config
 from dlrun.data.feed import BatchLoader, Feed
 from dlrun.errors import CheckpointError
 from dlrun.meters import Meters, Reading
+from dlrun.optim.momentum import MomentumMover
 from dlrun.optim.regularization import Regularizer
 from dlrun.optim.scaling import scaled_lr
 from dlrun.optim.schedules import Schedule, Watching
@@ -131,6 +132,7 @@ class Fit:
         device: where it runs.
         callbacks: by name, in the order in which they are called.
         frozen: modules that are not trained and stay in eval mode.
+        momentum: sets the momentum, if the schedule moves it; else None.
         average: average of the weights along the training; None without one.
         origin: what the weights were before training, for the log; empty if fresh.
         regularizer: penalties, noise and limits of the training step; None if there are none.
@@ -156,6 +158,7 @@ class Fit:
     device: torch.device
     callbacks: Mapping[str, Callback]
     frozen: tuple[nn.Module, ...] = ()
+    momentum: MomentumMover | None = None
     average: WeightAverage | None = None
     origin: str = ""
     regularizer: Regularizer | None = None

@@ -101,7 +101,8 @@ class _Loop:
         fit, state, step, task = self.fit, self.fit.state, self.step, self.fit.task
         schedule, groups, base_lrs = fit.schedule, fit.optimizer.param_groups, fit.base_lrs
         steps_per_epoch, log_every, evaluates = fit.steps_per_epoch, self.config.log_every, self.evaluates
-        step_hooks, meters, average, clock = self.hooks["step_end"], fit.meters, fit.average, time.perf_counter
+        step_hooks, meters, average, momentum = self.hooks["step_end"], fit.meters, fit.average, fit.momentum
+        clock = time.perf_counter
         while state.batch < steps_per_epoch and state.stop is None:
             begin = clock()
             batch = next(batches)
@@ -109,6 +110,8 @@ class _Loop:
             factor = schedule(state.step)
             for group, lr in zip(groups, base_lrs, strict=True):
                 group["lr"] = lr * factor
+            if momentum is not None:
+                momentum.set(state.step)
             number = state.step + 1
             flush = state.batch + 1 == steps_per_epoch or number % log_every == 0 or evaluates(number)
             output, norm = step(batch, fit.carried, want_norm=flush, number=state.step)
@@ -152,6 +155,7 @@ class _Loop:
             **means,
             **riding,
             "lr": fit.lr,
+            **({} if fit.momentum is None else {"momentum": fit.momentum.now}),
             f"time/{fit.feed.unit}_per_second": rate,
             "time/data_wait": waited / max(elapsed, 1e-9),
         }

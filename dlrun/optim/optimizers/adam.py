@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
 from torch.optim import Optimizer
 
 from dlrun.optim.base import Groups
 from dlrun.registry import OPTIMIZERS
-from dlrun.types import NonNegativeFloat, PositiveFloat, Range
+from dlrun.types import NonNegativeFloat, PositiveFloat, Rate
 
 
 @OPTIMIZERS.register
@@ -18,7 +16,7 @@ def adam(
     fused: bool,
     *,
     lr: PositiveFloat = 1e-3,
-    betas: tuple[Annotated[float, Range(ge=0, lt=1)], Annotated[float, Range(ge=0, lt=1)]] = (0.9, 0.999),
+    betas: tuple[Rate, Rate] = (0.9, 0.999),
     eps: PositiveFloat = 1e-8,
     weight_decay: NonNegativeFloat = 0.0,
 ) -> Optimizer:
@@ -43,7 +41,7 @@ def adamw(
     fused: bool,
     *,
     lr: PositiveFloat = 1e-3,
-    betas: tuple[Annotated[float, Range(ge=0, lt=1)], Annotated[float, Range(ge=0, lt=1)]] = (0.9, 0.999),
+    betas: tuple[Rate, Rate] = (0.9, 0.999),
     eps: PositiveFloat = 1e-8,
     weight_decay: NonNegativeFloat = 0.01,
 ) -> Optimizer:
@@ -67,7 +65,7 @@ def nadam(
     params: Groups,
     *,
     lr: PositiveFloat = 2e-3,
-    betas: tuple[Annotated[float, Range(ge=0, lt=1)], Annotated[float, Range(ge=0, lt=1)]] = (0.9, 0.999),
+    betas: tuple[Rate, Rate] = (0.9, 0.999),
     eps: PositiveFloat = 1e-8,
     momentum_decay: NonNegativeFloat = 4e-3,
     weight_decay: NonNegativeFloat = 0.0,
@@ -102,7 +100,7 @@ def radam(
     params: Groups,
     *,
     lr: PositiveFloat = 1e-3,
-    betas: tuple[Annotated[float, Range(ge=0, lt=1)], Annotated[float, Range(ge=0, lt=1)]] = (0.9, 0.999),
+    betas: tuple[Rate, Rate] = (0.9, 0.999),
     eps: PositiveFloat = 1e-8,
     weight_decay: NonNegativeFloat = 0.0,
     decoupled: bool = False,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
 from torch.optim import Optimizer
 
 from dlrun.optim.base import Groups
 from dlrun.registry import OPTIMIZERS
-from dlrun.types import NonNegativeFloat, PositiveFloat, Range
+from dlrun.types import NonNegativeFloat, PositiveFloat, Rate
 
 
 @OPTIMIZERS.register
@@ -52,7 +50,7 @@ def adadelta(
     params: Groups,
     *,
     lr: PositiveFloat = 1.0,
-    rho: Annotated[float, Range(ge=0, lt=1)] = 0.9,
+    rho: Rate = 0.9,
     eps: PositiveFloat = 1e-6,
     weight_decay: NonNegativeFloat = 0.0,
 ) -> Optimizer:
@@ -75,9 +73,9 @@ def rmsprop(
     params: Groups,
     *,
     lr: PositiveFloat = 1e-2,
-    alpha: Annotated[float, Range(ge=0, lt=1)] = 0.99,
+    alpha: Rate = 0.99,
     eps: PositiveFloat = 1e-8,
-    momentum: Annotated[float, Range(ge=0, lt=1)] = 0.0,
+    momentum: Rate = 0.0,
     centered: bool = False,
     weight_decay: NonNegativeFloat = 0.0,
 ) -> Optimizer:

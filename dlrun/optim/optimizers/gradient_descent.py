@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from dlrun.optim.base import Groups
 from dlrun.registry import OPTIMIZERS
-from dlrun.types import NonNegativeFloat, PositiveFloat, Range
+from dlrun.types import NonNegativeFloat, PositiveFloat, Range, Rate
 
 
 @OPTIMIZERS.register
@@ -18,7 +18,7 @@ def sgd(
     fused: bool,
     *,
     lr: PositiveFloat = 0.1,
-    momentum: Annotated[float, Range(ge=0, lt=1)] = 0.9,
+    momentum: Rate = 0.9,
     nesterov: bool = True,
     weight_decay: NonNegativeFloat = 5e-4,
 ) -> Optimizer:

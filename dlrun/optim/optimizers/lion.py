@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from dlrun.optim.base import Groups, with_gradients
 from dlrun.registry import OPTIMIZERS
-from dlrun.types import NonNegativeFloat, PositiveFloat, Range
+from dlrun.types import NonNegativeFloat, PositiveFloat, Rate
 
 
 @OPTIMIZERS.register
@@ -19,7 +19,7 @@ def lion(
     params: Groups,
     *,
     lr: PositiveFloat = 1e-4,
-    betas: tuple[Annotated[float, Range(ge=0, lt=1)], Annotated[float, Range(ge=0, lt=1)]] = (0.9, 0.99),
+    betas: tuple[Rate, Rate] = (0.9, 0.99),
     weight_decay: NonNegativeFloat = 0.1,
 ) -> Optimizer:
     """Lion: the sign of a momentum as the step, with decoupled weight decay and half the state of Adam.

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from dlrun.optim.base import Groups
 from dlrun.registry import OPTIMIZERS
-from dlrun.types import NonNegativeFloat, PositiveFloat, Range
+from dlrun.types import NonNegativeFloat, PositiveFloat, Range, Rate
 
 
 @OPTIMIZERS.register
@@ -22,13 +22,13 @@ def muon(
     hidden: Collection[nn.Parameter],
     *,
     lr: PositiveFloat = 0.02,
-    momentum: Annotated[float, Range(ge=0, lt=1)] = 0.95,
+    momentum: Rate = 0.95,
     nesterov: bool = True,
     iterations: Annotated[int, Range(ge=1, lt=100)] = 5,
     scale: Literal["original", "match_rms_adamw"] = "original",
     weight_decay: NonNegativeFloat = 0.01,
     adamw_lr: PositiveFloat = 3e-4,
-    adamw_betas: tuple[Annotated[float, Range(ge=0, lt=1)], Annotated[float, Range(ge=0, lt=1)]] = (0.9, 0.95),
+    adamw_betas: tuple[Rate, Rate] = (0.9, 0.95),
     adamw_eps: PositiveFloat = 1e-8,
 ) -> Optimizer:
     """Muon: momentum made orthogonal for hidden weight matrices, and AdamW for all other parameters.
@@ -107,7 +107,7 @@ class _MuonWithAdamW(Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Update the weights; ``closure`` is not called."""
         for own, inner in zip(self._matrices, self._muon.param_groups, strict=True):
-            inner["lr"] = own["lr"]
+            inner["lr"], inner["momentum"] = own["lr"], own["momentum"]
             for parameter, view in zip(own["params"], inner["params"], strict=True):
                 view.grad = None if parameter.grad is None else _matrix(parameter.grad, parameter)
         self._muon.step()  # type: ignore[no-untyped-call]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from dlrun.optim.base import Groups, Perturbing, with_gradients
 from dlrun.registry import OPTIMIZERS
-from dlrun.types import NonNegativeFloat, PositiveFloat, Range
+from dlrun.types import NonNegativeFloat, PositiveFloat, Rate
 
 
 @OPTIMIZERS.register
@@ -23,9 +23,9 @@ def sam(
     lr: PositiveFloat = 0.1,
     rho: PositiveFloat = 0.05,
     weight_decay: NonNegativeFloat = 5e-4,
-    momentum: Annotated[float, Range(ge=0, lt=1)] | None = None,
+    momentum: Rate | None = None,
     nesterov: bool | None = None,
-    betas: tuple[Annotated[float, Range(ge=0, lt=1)], Annotated[float, Range(ge=0, lt=1)]] | None = None,
+    betas: tuple[Rate, Rate] | None = None,
     eps: PositiveFloat | None = None,
 ) -> Optimizer:
     """Sharpness-aware minimisation: update by the gradient at w + rho g / |g|; two passes for each batch.

@@ -8,6 +8,6 @@ training. ``plateau`` alone looks at what was measured, and its state is in the 
 A schedule that comes down reaches its end at the last step of the training, total_steps - 1, and not one step after.
 """
 
-from dlrun.optim.schedules.base import Schedule, WarmupShape, Watching, with_warmup
+from dlrun.optim.schedules.base import MovingMomentum, Schedule, WarmupShape, Watching, momentum_of, with_warmup
 
-__all__ = ["Schedule", "WarmupShape", "Watching", "with_warmup"]
+__all__ = ["MovingMomentum", "Schedule", "WarmupShape", "Watching", "momentum_of", "with_warmup"]

@@ -36,6 +36,44 @@ class Watching(Protocol):
         ...
 
 
+@runtime_checkable
+class MovingMomentum(Protocol):
+    """A schedule that moves the momentum too."""
+
+    def __call__(self, step: int) -> float:
+        """Factor on the learning rate at a step."""
+        ...
+
+    def momentum(self, step: int) -> float | None:
+        """Momentum at a step, in [0, 1); None: as the optimizer has it."""
+        ...
+
+
+def momentum_of(schedule: Schedule) -> Callable[[int], float | None] | None:
+    """Step -> momentum, of a schedule that moves it; None of any other."""
+    return schedule.momentum if isinstance(schedule, MovingMomentum) else None
+
+
+class Moving:
+    """A schedule that moves the momentum too.
+
+    Args:
+        factor: step -> factor on the learning rate.
+        momentum: step -> momentum; None: as the optimizer has it.
+    """
+
+    def __init__(self, factor: Schedule, momentum: Callable[[int], float | None]) -> None:
+        self._factor, self._momentum = factor, momentum
+
+    def __call__(self, step: int) -> float:
+        """Factor on the learning rate at a step."""
+        return self._factor(step)
+
+    def momentum(self, step: int) -> float | None:
+        """See :meth:`MovingMomentum.momentum`."""
+        return self._momentum(step)
+
+
 class Later:
     """A schedule that begins ``steps`` later, behind something else.
 
@@ -75,8 +113,24 @@ class WatchingLater(Later):
         self._watching.load_state_dict(state)
 
 
+def later(schedule: Schedule, steps: int, before: Schedule) -> Schedule:
+    """``schedule`` behind ``before``, which has ``steps`` steps; each keeps what it does to the momentum."""
+    if isinstance(schedule, Watching):
+        return WatchingLater(schedule, steps, before)
+    joined = Later(schedule, steps, before)
+    first, second = momentum_of(before), momentum_of(schedule)
+    if first is None and second is None:
+        return joined
+
+    def momentum(step: int) -> float | None:
+        chosen, at = (second, step - steps) if step >= steps else (first, step)
+        return None if chosen is None else chosen(at)
+
+    return Moving(joined, momentum)
+
+
 def with_warmup(schedule: Schedule, steps: int, start: float, shape: WarmupShape = "linear") -> Schedule:
-    """Put a warmup in front of a schedule.
+    """Put a warmup in front of a schedule; a momentum that the schedule moves is at its first value there.
 
     Step ``steps`` is the first of the schedule proper, at its full rate. Step i of the warmup has gone x = (i + 1) /
     (steps + 1) of the way: the first one is one notch above the start, for with 0 it would change nothing.
@@ -106,4 +160,8 @@ def with_warmup(schedule: Schedule, steps: int, start: float, shape: WarmupShape
             return float(start ** (1 - x))
         return start + (1 - start) * (x if shape == "linear" else 0.5 * (1 - math.cos(math.pi * x)))
 
-    return WatchingLater(schedule, steps, before) if isinstance(schedule, Watching) else Later(schedule, steps, before)
+    moved = momentum_of(schedule)
+    if moved is None:
+        return later(schedule, steps, before)
+    # While the rate rises to the schedule's first one, the momentum waits at its first one.
+    return later(schedule, steps, Moving(before, lambda step: moved(0)))

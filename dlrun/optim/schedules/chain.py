@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dlrun.optim.schedules.base import Later, Schedule, Watching
+from dlrun.optim.schedules.base import Moving, Schedule, Watching, later, momentum_of
 from dlrun.optim.schedules.filling import build_part
 from dlrun.registry import SCHEDULES
 from dlrun.timeline import Timeline
@@ -63,7 +63,7 @@ def chain(
                 f"the chain it would have those from {begin} to {end}"
             )
         one = _scaled(parts[number - 1], number, end - begin, timeline.after(begin))
-        schedule = one if schedule is None else Later(schedule, end - begin, one)
+        schedule = one if schedule is None else later(schedule, end - begin, one)
     assert schedule is not None
     return schedule
 
@@ -89,4 +89,7 @@ def _scaled(part: Mapping[str, Any], number: int, steps: int, timeline: Timeline
     if isinstance(schedule, Watching):
         raise ValueError(f"part {number} ({part['name']}) watches a metric, so it has no end that another could follow")
     scale = part.get("scale", 1.0)
-    return schedule if scale == 1 else _Scaled(schedule, scale)
+    if scale == 1:
+        return schedule
+    moved, scaled = momentum_of(schedule), _Scaled(schedule, scale)
+    return scaled if moved is None else Moving(scaled, moved)

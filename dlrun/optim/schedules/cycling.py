@@ -7,9 +7,9 @@ from bisect import bisect_right
 from itertools import accumulate
 from typing import Annotated, Literal
 
-from dlrun.optim.schedules.base import Schedule
+from dlrun.optim.schedules.base import Moving, Schedule
 from dlrun.registry import SCHEDULES
-from dlrun.types import Fraction, PositiveInt, Range
+from dlrun.types import Fraction, PositiveInt, Range, Rate
 
 
 class _Restarts:
@@ -100,6 +100,7 @@ def one_cycle(
     start: Fraction = 0.04,
     final: Fraction = 4e-6,
     shape: Literal["cosine", "linear"] = "cosine",
+    momentum: tuple[Rate, Rate] | None = None,
 ) -> Schedule:
     """Up to the full rate and down far below where it began, once over the whole training.
 
@@ -109,8 +110,9 @@ def one_cycle(
         start: factor at the first step, in [0, 1].
         final: factor at the last step, in [0, 1].
         shape: of both ways: cosine or linear.
-
-    The momentum stays where the optimizer has it.
+        momentum: (at the full rate, at both ends), each in [0, 1): it goes down while the rate goes up, and the other
+            way round; (0.85, 0.95) is usual. It takes the place of the optimizer's momentum, or of its first beta.
+            None: the momentum stays where the optimizer has it.
 
     Source: Smith and Topin 2018, "Super-convergence: very fast training of neural networks using large learning rates";
         the defaults are those of torch's OneCycleLR.
@@ -119,11 +121,17 @@ def one_cycle(
     # A training of one or two steps has no way up.
     peak = max(0.0, min(peak_at * total_steps - 1, last - 1))
 
-    def factor(step: int) -> float:
+    def between(step: int, first: float, top: float, end: float) -> float:
         if step < peak:
-            begin, end, x = start, 1.0, step / peak
+            a, b, x = first, top, step / peak
         else:
-            begin, end, x = 1.0, final, min((step - peak) / (last - peak), 1.0) if last > 0 else 0.0
-        return begin + (end - begin) * (x if shape == "linear" else 0.5 * (1 - math.cos(math.pi * x)))
+            a, b, x = top, end, min((step - peak) / (last - peak), 1.0) if last > 0 else 0.0
+        return a + (b - a) * (x if shape == "linear" else 0.5 * (1 - math.cos(math.pi * x)))
 
-    return factor
+    def factor(step: int) -> float:
+        return between(step, start, 1.0, final)
+
+    if momentum is None:
+        return factor
+    low, high = momentum
+    return Moving(factor, lambda step: between(step, high, low, high))
