@@ -845,7 +845,7 @@ def test_print_config_shows_every_value_with_its_origin(tmp_path: Path, capsys: 
 
 def test_explain_names_the_default_of_an_option_that_no_file_lists() -> None:
     config, composed = load_config(None, [BARE, "callbacks.early_stopping.patience=5"])
-    lines = explain(composed, config).splitlines()
+    lines = explain(config.to_tree(), composed.provenance.where).splitlines()
     (monitor,) = [line for line in lines if "monitor: val/loss" in line]
     assert monitor.endswith("# default")
 

@@ -226,6 +226,57 @@ def test_stages_and_confirmation(home: Path, capsys: pytest.CaptureFixture[str])
     assert "between seeds" in out
 
 
+def test_a_resume_may_confirm_otherwise(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("optimizer.lr=log(1e-3, 1)", "sweep.trials=4", "sweep.confirm={top: 2, seeds: 2}", "sweep.jobs=0") == 0
+    before = {(row["optimizer.lr"], row["seed"]): row for row in rows(home) if row["stage"] == "2"}
+    assert len(before) == 4
+    assert main(["sweep", f"resume={folder(home)}", "sweep.confirm={top: 1, seeds: 3}"]) == 0
+    first = min((row for row in rows(home) if row["stage"] == "1"), key=lambda row: float(row["score"]))
+    confirmed = [row for row in rows(home) if row["stage"] == "2"]
+    assert [(row["optimizer.lr"], row["seed"], row["trial"]) for row in confirmed] == [
+        (first["optimizer.lr"], seed, seed) for seed in ("1", "2", "3")
+    ]
+    # The two seeds that were there count as they are; one is new.
+    for row in confirmed[:2]:
+        assert row["score"] == before[row["optimizer.lr"], row["seed"]]["score"]
+        assert row["seconds"] == before[row["optimizer.lr"], row["seed"]]["seconds"]
+    assert "(3 seeds)" in capsys.readouterr().out
+
+
+def test_the_configuration_is_printed_with_its_axes(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("optimizer=choice(sgd, adamw)", "optimizer.lr=log(1e-3, 1)", "sweep.storage=postgresql://ann:word@db/x")
+    assert (
+        run(*words, "sweep.space={optimizer.momentum: 'uniform(0.5, 0.9) when optimizer=sgd'}", "--print-config") == 0
+    )
+    out = capsys.readouterr().out
+    tree = yaml.safe_load(out)
+    assert tree["optimizer"]["lr"] == "log(0.001, 1)"
+    assert tree["sweep"]["space"] == {
+        "optimizer": "choice(sgd, adamw)",
+        "optimizer.lr": "log(0.001, 1)",
+        "optimizer.momentum": "uniform(0.5, 0.9) when optimizer=sgd",
+    }
+    assert tree["sweep"]["trials"] == 20
+    assert "# override optimizer.lr=log(1e-3, 1)" in out
+    assert "word" not in out
+    assert not list(home.glob("sweeps/*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["extend=true"], "say which one, with resume=SWEEP_FOLDER"),
+        (["sweep.trials=3", "sweep.stages=[{trials: 2}]"], "sweep.stages say how many trials each has"),
+    ],
+)
+def test_what_would_not_count_is_refused(
+    words: list[str], message: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("optimizer.lr=log(1e-3, 1)", *words) == 2
+    assert message in capsys.readouterr().err
+    assert not list(home.glob("sweeps/*"))
+
+
 @pytest.mark.parametrize("prune", ["median", "halving"])
 def test_pruning_spends_less(home: Path, prune: str) -> None:
     words = ("optimizer.lr=log(1e-5, 1)", "sweep.trials=12", f"sweep.prune={prune}", "trainer.epochs=9")

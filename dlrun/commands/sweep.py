@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from dlrun.addresses import masked
 from dlrun.commands.request import Request
+from dlrun.config.schema import Config
 from dlrun.config.search import Search, load_search
+from dlrun.config.sources import KeyPath
+from dlrun.config.validate import explain
 from dlrun.errors import EXIT_DONE, EXIT_FAILURE, EXIT_RESUMABLE, ConfigError, UserError
 from dlrun.logs import start_console, start_file, stop_file
 from dlrun.runfolder import RunFolder
@@ -40,6 +45,8 @@ def sweep(request: Request) -> int:
     if resume is not None and "config" in request.reserved:
         raise ConfigError(["resume= and config= exclude each other: a resumed sweep has its own configuration"])
     if resume is None:
+        if "extend" in request.reserved:
+            raise ConfigError(["extend= is about a sweep that was begun: say which one, with resume=SWEEP_FOLDER"])
         search = load_search(request.reserved.get("config"), request.overrides)
         folder, threads = None, None
     else:
@@ -47,7 +54,7 @@ def sweep(request: Request) -> int:
     check_stages(search, read_stages(search.settings))
     read_launcher(search.settings)
     if request.print_config:
-        _print(search)
+        print(masked(_explained(search)))
         return EXIT_DONE
     for warning in search.warnings:
         log.warning("%s", warning)
@@ -120,8 +127,7 @@ def _check_start(search: Search) -> None:
     from dlrun.commands.explaining import explaining
     from dlrun.errors import did_you_mean
 
-    values = {axis.key: axis.distribution.at(0.5) for axis in search.space if axis.when is None}
-    config = search.trial(values)
+    config = _middle(search)
     with explaining(config):
         prepared = prepare(config)
         task = build_task(config, prepared.feed.arguments)
@@ -130,6 +136,11 @@ def _check_start(search: Search) -> None:
     metric = search.settings.metric
     if metric not in known:
         raise UserError(f"sweep.metric={metric}: the runs have no such metric; {did_you_mean(metric, known)}")
+
+
+def _middle(search: Search) -> Config:
+    """The trial in the middle of all axes."""
+    return search.trial({axis.key: axis.distribution.at(0.5) for axis in search.space if axis.when is None})
 
 
 def _threads(search: Search) -> int:
@@ -167,6 +178,23 @@ def _stopping(conductor: Conductor) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _print(search: Search) -> None:
-    lines: Sequence[str] = [f"{axis.key}: {axis}  # {search.origins[axis.key]}" for axis in search.space]
-    print("\n".join(lines))
+def _explained(search: Search) -> str:
+    """The configuration of the trials, with the axes in the place of their values, and that of the search."""
+    from dlrun.sweep.folder import describe
+
+    described = json.loads(json.dumps(describe(search), default=str))
+    space: dict[str, str] = described["space"]
+    tree = _middle(search).to_tree()
+    for key, text in space.items():
+        *parents, last = key.split(".")
+        node: Any = tree
+        for parent in parents:
+            node = node.get(parent) if isinstance(node, dict) else None
+        if isinstance(node, dict) and last in node and not isinstance(node[last], dict):
+            node[last] = text
+
+    def where(path: KeyPath) -> str:
+        key = path[2] if path[:2] == ("sweep", "space") and len(path) > 2 else ".".join(path)
+        return search.origins.get(key) or search.composed.provenance.where(path)
+
+    return explain({**tree, "sweep": {"space": space, **described["settings"]}}, where)

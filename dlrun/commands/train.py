@@ -50,7 +50,7 @@ def train(request: Request) -> int:
     else:
         config, composed = saved_config(folder, request.overrides)
     if request.print_config:
-        print(explain(composed, config))
+        print(explain(config.to_tree(), composed.provenance.where))
         return EXIT_DONE
     if config.is_series:
         from dlrun.commands.series import train_series

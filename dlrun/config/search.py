@@ -216,8 +216,3 @@ def _chooses(key: str) -> bool:
     """Whether a value of this key chooses a component or an option of a group, so that the defaults change with it."""
     group, _, rest = key.partition(".")
     return group in groups() and rest in ("", "name")
-
-
-def unchanged(before: Space, now: Space) -> bool:
-    """Whether two spaces are the same, whatever the order of their axes."""
-    return {axis.key: str(axis) for axis in before} == {axis.key: str(axis) for axis in now}

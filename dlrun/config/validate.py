@@ -326,14 +326,14 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     return REQUIRED if field.default is dataclasses.MISSING else field.default
 
 
-def explain(composed: Composed, config: Config) -> str:
-    """The configuration as YAML, each value with the place it came from.
+def explain(tree: Mapping[str, Any], where: Callable[[KeyPath], str]) -> str:
+    """A configuration as YAML, each value with the place it came from.
 
     Args:
-        composed: the composition that ``config`` was validated from.
-        config: the checked configuration.
+        tree: of the checked configuration.
+        where: path of a value -> its origin.
     """
-    lines = list(_explained(config.to_tree(), (), composed.provenance.where))
+    lines = list(_explained(tree, (), where))
     width = min(max(len(text) for text, _ in lines), 60)
     return "\n".join(f"{text:<{width}}  # {origin}" if origin else text for text, origin in lines)
 

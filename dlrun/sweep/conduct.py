@@ -139,10 +139,8 @@ class Conductor:
         stage = Stage(last.stage.number + 1, len(best) * seeds, last.stage.epochs, None, confirms=True)
         result = StageResult(stage, Searched((), last.searched.fixed))
         planned = confirm.trials(best, seeds, int(self.search.composed.tree["seed"]))
-        study = f"{name}/confirm"
-        if self.shared:
-            # Machines that want other trials confirmed have a study of their own.
-            study += "/" + hashlib.sha256(repr(planned).encode()).hexdigest()[:8]
+        # Each choice of trials and seeds has a study of its own: a resume may change it, another machine have another.
+        study = f"{name}/confirm/{hashlib.sha256(repr(planned).encode()).hexdigest()[:8]}"
         ledger = Ledger(storage, study, (), self.settings.mode, "random", self.seed, home=self._home)
         self.outcome.stages.append(result)
         try:

@@ -54,7 +54,7 @@ def run_trial(trial: Trial, advise: Advise) -> Record:
     folder = Path(trial.folder)
     done = finished(folder)
     if done is not None:
-        return done
+        return dataclasses.replace(done, number=trial.number, stage=trial.stage)
     begin_peak()
     record = _attempt(trial, folder, advise)
     smaller = _halved(trial) if record.status == "oom" else None

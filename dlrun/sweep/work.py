@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from dlrun.sweep.confirm import SEED
 from dlrun.sweep.ledger import Ledger, Ticket
 from dlrun.sweep.outcome import StageResult
+from dlrun.sweep.plan import digest
 from dlrun.sweep.pruning import Advisor, Halving, MedianRule, NoPruning
 from dlrun.sweep.record import Record, Trial, Watch
 from dlrun.sweep.runner import Pack
@@ -124,6 +126,9 @@ class Work:
         conductor, stage = self._conductor, self._result.stage
         settings = conductor.settings
         name = f"{stage.number}-{ticket.number:04d}"
+        if stage.confirms:
+            # By what is trained and not by its number: what a resume confirms otherwise keeps what was trained before.
+            name = f"{stage.number}-{digest({**ticket.values, SEED: None})}-seed{ticket.values[SEED]}"
         folder = conductor.folder.path / "trials" / name
         return Trial(
             stage.number,
