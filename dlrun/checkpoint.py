@@ -35,15 +35,17 @@ _MARK = b"dlrun-sha256:"
 _COMMENT_LENGTH = len(_MARK) + 64
 
 
-def save(path: Path, payload: Mapping[str, Any], *, links: tuple[Path, ...] = ()) -> None:
+def save(path: Path, payload: Mapping[str, Any], *, links: tuple[Path, ...] = (), sync: bool = True) -> None:
     """Write a checkpoint: temporary file, flush, fsync, rename, fsync of the folder.
 
-    Whoever kills the process at whatever moment finds the old file or the new one, never a part.
+    Whoever kills the process at whatever moment finds the old file or the new one, never a part; with ``sync`` this
+    also holds when the machine loses its power.
 
     Args:
         path: final place.
         payload: nested mappings, lists, tensors, numbers, texts, booleans, None.
         links: further places that receive the same file, before ``path`` does.
+        sync: wait until the disk has it; if not, :func:`sync_files` does so later.
 
     Raises:
         CheckpointError: if the payload holds anything else, naming its place: such a file could never be loaded.
@@ -64,13 +66,15 @@ def save(path: Path, payload: Mapping[str, Any], *, links: tuple[Path, ...] = ()
             for part in _with_digest(buffer.getbuffer()):
                 file.write(part)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         for place in links:
             _link(temporary, place)
         if path.exists():
             _link(path, previous_of(path))
         os.replace(temporary, path)
-        _sync_folder(folder)
+        if sync:
+            _sync_folder(folder)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -244,6 +248,18 @@ def _link(source: Path, target: Path) -> None:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_files(folder: Path) -> None:
+    """Wait until the disk has all checkpoints of a folder.
+
+    Raises:
+        OSError: if it cannot take them.
+    """
+    for path in folder.glob("*.pt"):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    _sync_folder(folder)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dlrun.runfolder import RunFolder
 from dlrun.scores import is_rate
+from dlrun.yaml_text import as_yaml
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem; color: #1a1a1a; }
@@ -58,7 +57,7 @@ def write_report(run: RunFolder, config: Mapping[str, Any], results: Mapping[str
         "<h2>Curves</h2>",
         _curves(rows) if rows else "<p>No metrics were logged yet.</p>",
         "<h2>Configuration</h2>",
-        f"<pre>{html.escape(yaml.safe_dump(dict(config), sort_keys=False))}</pre>",
+        f"<pre>{html.escape(as_yaml(config))}</pre>",
         "</body></html>",
     ]
     run.write_text("report.html", "\n".join(parts))

@@ -21,6 +21,7 @@ LAYERS: dict[str, int] = {
     "dlrun.timeline": 0,
     "dlrun.types": 0,
     "dlrun.units": 0,
+    "dlrun.yaml_text": 0,
     "dlrun.config.schema": 1,
     "dlrun.models": 1,
     "dlrun.data": 1,

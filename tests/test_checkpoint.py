@@ -23,6 +23,7 @@ from torch import nn
 
 from dlrun import checkpoint
 from dlrun.errors import CheckpointError
+from dlrun.train.callbacks.checkpoint import checkpoint as checkpoint_callback
 from dlrun.train.loop import train
 from dlrun.weights import load_weights
 
@@ -399,3 +400,31 @@ def test_what_could_never_be_loaded_again_is_not_written(tmp_path: Path, value: 
     with pytest.raises(CheckpointError, match=rf"callbacks\.mine\.inner\[1\] is a {kind}"):
         checkpoint.save(path, {"callbacks": {"mine": {"inner": [0, value]}}})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("unsynced_for", [0.0, 1e9])
+def test_a_young_run_lets_the_disk_have_its_checkpoints_at_the_end(
+    unsynced_for: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = make_fit(tmp_path, "callbacks.progress=null", "callbacks.tensorboard=null", "trainer.epochs=3")
+    saving = fit.callbacks["checkpoint"]
+    assert isinstance(saving, checkpoint_callback)
+    saving.unsynced_for = unsynced_for
+    synced: list[tuple[int, int]] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append((fit.state.step, os.fstat(descriptor).st_ino))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    train(fit)
+    steps = [step for step, _ in synced]
+    if unsynced_for:
+        assert set(steps) == {fit.total_steps}
+    else:
+        assert set(steps) == {fit.total_steps // 3 * epoch for epoch in (1, 2, 3)}
+    # The disk has whatever is there.
+    nodes = {node for _, node in synced}
+    assert {path.stat().st_ino for path in fit.run.checkpoints.glob("*.pt")} <= nodes
+    assert fit.run.checkpoints.stat().st_ino in nodes

@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import yaml
-
 from dlrun.commands.request import Request
 from dlrun.config.rerun import SERIES_MAY_CHANGE, refuse_changes
 from dlrun.config.schema import Config
@@ -20,6 +18,7 @@ from dlrun.logs import log, only_progress, start_file, stop_file
 from dlrun.members import SUMMARY, TABLE, Member, Outcome, outcome_of, spreads, summary, write_table
 from dlrun.runfolder import RunFolder, create_run_folder
 from dlrun.train.state import State
+from dlrun.yaml_text import as_yaml
 
 Kind = Literal["folds", "seeds"]
 
@@ -69,7 +68,7 @@ class _Series:
                 (self.folder.path / "checkpoints").rmdir()
                 self.folder.write_text("overrides.txt", "".join(f"{word}\n" for word in words))
                 # Last: a folder with a config.yaml can be resumed.
-                self.folder.write_text("config.yaml", yaml.safe_dump(self.config.to_tree(), sort_keys=False))
+                self.folder.write_text("config.yaml", as_yaml(self.config.to_tree()))
             except OSError as error:
                 raise UserError(f"folder {self.folder.path}: cannot be written: {error.strerror}") from None
         if self._log_file is None:
@@ -137,7 +136,7 @@ def train_series(config: Config, name: str, folder: RunFolder | None, request: R
         if folder is not None:
             series.open()
             if request.overrides:
-                folder.write_text("config.yaml", yaml.safe_dump(config.to_tree(), sort_keys=False))
+                folder.write_text("config.yaml", as_yaml(config.to_tree()))
         data = read_data(config)
         with stop_on_signal(series.whole):
             outcomes, code = _train_all(series, data)

@@ -62,7 +62,11 @@ def sweep(request: Request) -> int:
 
 
 def _sweep(search: Search, folder: RunFolder | None, threads: int | None, *, extend: bool) -> int:
-    # torch is imported here: a mistake in the space was told before.
+    # torch is imported here: a mistake in the space was told before. A pool's first process does so at the same time.
+    if search.settings.jobs and search.settings.launcher == "local":
+        from dlrun.sweep.warming import warm_up
+
+        warm_up()
     from dlrun.sweep import folder as folders
     from dlrun.sweep import results
     from dlrun.sweep.conduct import Conductor

@@ -10,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from dlrun.commands.request import Request
 from dlrun.commands.resuming import folder_to_resume, newest_checkpoint, saved_config
 from dlrun.config.load import load_config
@@ -22,6 +20,7 @@ from dlrun.errors import EXIT_DONE, EXIT_RESUMABLE, ConfigError, NonFiniteError,
 from dlrun.logs import start_console, start_file, stop_file
 from dlrun.optim.scaling import scaling_text
 from dlrun.runfolder import RunFolder, create_run_folder
+from dlrun.yaml_text import as_yaml
 
 if TYPE_CHECKING:
     from dlrun.train.fit import Fit
@@ -147,7 +146,7 @@ def _record_start(fit: Fit, request: Request) -> None:
         fit.run.write_text("overrides.txt", "".join(f"{word}\n" for word in words))
         fit.run.write_json("env.json", {"seed": fit.config.seed, **environment(fit.device), "resumed": []})
         # Last: a folder with a config.yaml is a run that can be resumed.
-        fit.run.write_text("config.yaml", yaml.safe_dump(fit.config.to_tree(), sort_keys=False))
+        fit.run.write_text("config.yaml", as_yaml(fit.config.to_tree()))
     except OSError as error:
         raise UserError(f"run folder {fit.run.path}: cannot be written: {error.strerror}") from None
 
@@ -180,7 +179,7 @@ def _resume(fit: Fit, request: Request, payload: Mapping[str, Any] | None) -> No
     try:
         fit.run.write_json("env.json", env)
         if request.overrides:
-            fit.run.write_text("config.yaml", yaml.safe_dump(fit.config.to_tree(), sort_keys=False))
+            fit.run.write_text("config.yaml", as_yaml(fit.config.to_tree()))
     except OSError as error:
         raise UserError(f"run folder {fit.run.path}: cannot be written: {error.strerror}") from None
 

@@ -18,6 +18,7 @@ from dlrun.addresses import masked
 from dlrun.config.search import Search
 from dlrun.errors import UserError
 from dlrun.runfolder import RunFolder
+from dlrun.yaml_text import as_yaml
 
 PLAN = "sweep.yaml"
 FREE = (
@@ -115,7 +116,7 @@ def write(folder: RunFolder, search: Search, threads: int) -> None:
         **describe(search),
         "threads": threads,
     }
-    text = yaml.safe_dump(json.loads(json.dumps(tree, default=str)), sort_keys=False)
+    text = as_yaml(json.loads(json.dumps(tree, default=str)))
     try:
         # A resume needs the password of the database; nobody else does.
         before = os.umask(0o077) if masked(text) != text else None

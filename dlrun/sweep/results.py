@@ -9,8 +9,6 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
-
 from dlrun.config.search import Search
 from dlrun.runfolder import RunFolder
 from dlrun.sweep.confirm import lead
@@ -21,6 +19,7 @@ from dlrun.sweep.page import PAGE, write_page
 from dlrun.sweep.record import Record
 from dlrun.sweep.screen import shown, told
 from dlrun.sweep.space import number, plain
+from dlrun.yaml_text import as_yaml
 
 log = logging.getLogger("dlrun")
 
@@ -66,7 +65,7 @@ def write(search: Search, folder: RunFolder, outcome: Outcome) -> None:
         for record in outcome.best(settings.mode):
             score = f"{settings.metric} {record.score}"
             head = f"# The best trial of a sweep, {record.where}: {score} after {record.epochs:g} epochs.\n"
-            tree = yaml.safe_dump(dict(best_config(search, outcome, record)), sort_keys=False)
+            tree = as_yaml(best_config(search, outcome, record))
             folder.write_text("best.yaml", f"{head}#\n#   dlrun train config=best.yaml\n{tree}")
         write_page(search, folder, outcome)
         write_hparams(folder.tensorboard, search, outcome)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import multiprocessing
 import os
 import signal
 import threading
@@ -21,6 +20,7 @@ from typing import Any, Protocol
 
 from dlrun.sweep.record import Record, Trial
 from dlrun.sweep.trial import Advise, run_trial
+from dlrun.sweep.warming import warm_up
 
 log = logging.getLogger("dlrun")
 
@@ -119,8 +119,7 @@ class PoolRunner:
     """
 
     def __init__(self, jobs: int, devices: Sequence[str] = ()) -> None:
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["dlrun.sweep.runner"])
+        self._context = warm_up()
         self._devices = devices
         self._workers: list[_Worker | None] = [None] * jobs
         self._stops = 0

@@ -11,11 +11,11 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from dlrun.assembly import build_fit, prepare, read_data
 from dlrun.checkpoint import load_newest
@@ -30,14 +30,18 @@ from dlrun.reproducibility import environment
 from dlrun.runfolder import RunFolder
 from dlrun.sweep.memory import begin_peak, peak_mib
 from dlrun.sweep.record import FAILURES, Advice, Record, Status, Trial
+from dlrun.train.callbacks.checkpoint import checkpoint
 from dlrun.train.fit import Callback, Fit
 from dlrun.train.loop import train
 from dlrun.train.signals import stop_on_signal
+from dlrun.yaml_text import as_yaml
 
 log = logging.getLogger("dlrun")
 
 RESULT = "trial.json"
 """File of a trial's folder that holds its :class:`Record` once it is over."""
+UNSYNCED_SECONDS = 5.0
+"""Age up to which a trial does not wait for the disk: tiny trials would spend a quarter of their time on it."""
 Advise = Callable[[int, float, float], Advice]
 """(number of the trial, epochs done, best value so far) -> what it is to do."""
 
@@ -126,6 +130,9 @@ def _train(trial: Trial, folder: Path, watcher: _Watcher) -> None:
             if saved is None:
                 _record_start(fit)
             fit.callbacks = {**fit.callbacks, "trial": watcher}
+            for callback in fit.callbacks.values():
+                if isinstance(callback, checkpoint):
+                    callback.unsynced_for = UNSYNCED_SECONDS
             try:
                 with stop_on_signal(fit.state):
                     if saved is not None:
@@ -155,9 +162,15 @@ def _data(config: Config) -> Any:
 
 
 def _record_start(fit: Fit) -> None:
-    fit.run.write_json("env.json", {"seed": fit.config.seed, **environment(fit.device), "resumed": []})
+    fit.run.write_json("env.json", {"seed": fit.config.seed, **_environment(fit.device), "resumed": []})
     # Last: a folder with a config.yaml is a run that can be resumed.
-    fit.run.write_text("config.yaml", yaml.safe_dump(fit.config.to_tree(), sort_keys=False))
+    fit.run.write_text("config.yaml", as_yaml(fit.config.to_tree()))
+
+
+@cache
+def _environment(device: torch.device) -> Mapping[str, Any]:
+    """Asked once for all trials of a process: the state of the git tree takes a process of its own."""
+    return environment(device)
 
 
 class _Watcher(Callback):

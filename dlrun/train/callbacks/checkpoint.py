@@ -27,7 +27,13 @@ class checkpoint(Callback):  # named as in YAML
         top_k: keep this many of the best, >= 0; 0 or 1 keeps only best.pt.
         every: also keep one each so many epochs, steps or minutes; null: never.
         keep: of the regular ones, keep the newest so many, >= 0; null: all.
+
+    Attributes:
+        unsynced_for: seconds of training in which a checkpoint does not wait for the disk. A killed process loses
+            nothing by it; a machine that loses its power then costs no more than these seconds.
     """
+
+    unsynced_for = 0.0
 
     def __init__(
         self,
@@ -53,9 +59,12 @@ class checkpoint(Callback):  # named as in YAML
         self._beat: Callable[[int], bool] = bool
         self._saved_at = time.monotonic()
         self._out_of_space = False
+        self._began = time.monotonic()
+        self._unsynced = False
 
     def fit_start(self, fit: Fit) -> None:
         """Clear what a killed process left behind."""
+        self._began = time.monotonic()
         if self.every is not None and not self.every.is_time:
             self._beat = fit.timeline.beat(self.every)
         folder = fit.run.checkpoints
@@ -102,19 +111,32 @@ class checkpoint(Callback):  # named as in YAML
         if name in self._kept():
             links.append(fit.run.checkpoints / name)
         self._fresh, self._regular_due = None, False
+        sync = time.monotonic() - self._began >= self.unsynced_for
         try:
-            files.save(fit.run.checkpoints / "last.pt", fit.payload(), links=tuple(links))
+            files.save(fit.run.checkpoints / "last.pt", fit.payload(), links=tuple(links), sync=sync)
+            if sync and self._unsynced:
+                files.sync_files(fit.run.checkpoints)
         except OSError as error:
             self.best, self.best_step, self._top, self._regular = before
             self._complain(fit, error)
             return
         fit.state.saved_step = fit.state.step
+        self._unsynced = not sync
         if self._out_of_space:
             log.warning("checkpoints can be written again (step %d)", fit.state.step)
             self._out_of_space = False
         for path in fit.run.checkpoints.glob("step*.pt"):
             if path.name not in self._kept():
                 path.unlink()
+
+    def fit_end(self, fit: Fit) -> None:
+        """Let the disk have what it has not yet."""
+        if self._unsynced:
+            try:
+                files.sync_files(fit.run.checkpoints)
+            except OSError as error:
+                self._complain(fit, error)
+        self._unsynced = False
 
     def _kept(self) -> set[str]:
         return {str(name) for _, name in self._top} | set(self._regular) | set(self._former)
