@@ -11,7 +11,7 @@ from helpers import forgetting_plugins
 
 from dlrun.config.compose import recipes
 from dlrun.config.load import load_config
-from dlrun.errors import ConfigError
+from dlrun.config.search import load_search
 from dlrun.registry import OPTIMIZERS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,12 +44,14 @@ def test_the_readme_names_every_optimizer_and_no_other() -> None:
 @pytest.mark.parametrize("name", recipes())
 def test_every_recipe_is_a_valid_experiment_and_says_how_to_run_it(name: str) -> None:
     text = (ROOT / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
-    assert f"#   dlrun train config={name}" in text
+    command = "sweep" if "\nsweep:\n" in text else "train"
+    assert f"#   dlrun {command} config={name}" in text
     weights = ["model.weights=runs/x"] if "weights: ???" in text else []
-    try:
-        load_config(name, ["data.root=/data", *weights])
-    except ConfigError:
-        load_config(name, [])
+    place = ["data.root=/data"] if "image_folder" in text else []
+    if command == "sweep":
+        assert load_search(name, place).space
+    else:
+        load_config(name, [*place, *weights])
 
 
 def test_the_yaml_of_the_readme_is_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
