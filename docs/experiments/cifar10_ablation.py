@@ -45,7 +45,7 @@ def accuracy(folder: Path, weights: str) -> float:
     if not path.is_file():
         checkpoint = f"checkpoint={folder / 'checkpoints/last.pt'}"
         subprocess.run([sys.executable, "-m", "dlrun", "eval", checkpoint, f"weights={weights}"], check=True)
-    return 100 * float(json.loads(path.read_text(encoding="utf-8"))["metrics"]["accuracy"])
+    return 100 * float(json.loads(path.read_text(encoding="utf-8"))["accuracy"])
 
 
 def main(words: list[str]) -> None:
