@@ -344,6 +344,7 @@ def _seconds(call: Callable[[], Any], repeats: int, device: torch.device) -> flo
 
 
 def main() -> None:
+    """Measure every row and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=[], help="measure the operations whose names contain one of these")
     parser.add_argument("--sizes", nargs="*", type=int, default=list(SIZES), choices=list(SIZES))
@@ -388,12 +389,14 @@ def main() -> None:
 
 
 def kornia_version() -> str:
+    """Kornia's version, or that it is missing."""
     import kornia
 
     return str(kornia.__version__)
 
 
 def told(speed: dict[str, float], ratio: dict[str, float]) -> str:
+    """One line of the table: images per second, and the ratios."""
     text = f"{speed['dlrun']:>12,.0f}"
     for name, width in (("torchvision", 13), ("kornia", 12)):
         text += f"{speed[name]:>{width},.0f}{ratio[name]:>7.1f}x" if name in speed else f"{'-':>{width}}{'':>8}"

@@ -56,6 +56,7 @@ PROBLEM = (
 
 
 def make_fit(folder: Path, steps: int, threads: int, *words: str) -> Fit:
+    """A run of the character model, ready to be trained."""
     overrides = [*PROBLEM, f"trainer.limit_batches={steps}", f"trainer.threads={threads}", f"run.root={folder}", *words]
     config, _ = load_config("char_lstm", overrides)
     return build_fit(config, prepare(config), lambda: create_run_folder(folder, "bench", config.to_tree()))
@@ -85,6 +86,7 @@ class ByHand(nn.Module):
 
 
 def by_hand(fit: Fit, *, fused: bool) -> float:
+    """Tokens per second of the hand-written loop on the same weights and batches."""
     model = ByHand(fit.feed.arguments["vocabulary_size"]).train()
     for own, theirs in zip(model.parameters(), fit.model.parameters(), strict=True):
         own.data.copy_(theirs)
@@ -108,6 +110,7 @@ def by_hand(fit: Fit, *, fused: bool) -> float:
 
 
 def main() -> None:
+    """Measure in turn and print rates and ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each contestant")
     parser.add_argument("--steps", type=int, default=150, help="training steps in a round")

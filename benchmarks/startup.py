@@ -37,12 +37,14 @@ class leave_after_one_step(Callback):
 
 
 def seconds(command: list[str], folder: str) -> float:
+    """Wall time of a process."""
     begin = time.perf_counter()
     subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - begin
 
 
 def main() -> None:
+    """Measure in turn and print times and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="processes of each kind")
     arguments = parser.parse_args()

@@ -59,6 +59,7 @@ PROBLEMS = {
 
 
 def make_fit(overrides: list[str], folder: Path) -> Fit:
+    """A run, ready to be trained."""
     config, _ = load_config(
         None, [*overrides, "schedule=constant", "optimizer=sgd", "device=cpu", f"run.root={folder}"]
     )
@@ -77,6 +78,7 @@ def by_dlrun(overrides: list[str], folder: Path) -> float:
 
 
 def by_hand(overrides: list[str], folder: Path, *, fused: bool) -> float:
+    """Steps per second of the hand-written loop."""
     fit = make_fit(overrides, folder)
     inputs, targets = zip(*fit.train.epoch(0), strict=True)
     x, y = torch.cat(inputs).contiguous(), torch.cat(targets)
@@ -105,6 +107,7 @@ def by_hand(overrides: list[str], folder: Path, *, fused: bool) -> float:
 
 
 def main() -> None:
+    """Measure in turn and print rates and ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=12, help="rounds of each contestant")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")

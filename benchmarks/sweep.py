@@ -35,6 +35,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_AIR_NEW_OUTPUT": "0", 
 
 
 def rates(seed: int, count: int) -> list[float]:
+    """Learning rates, evenly drawn from log(1e-3, 1)."""
     draws = random.Random(seed)
     return [math.exp(draws.uniform(math.log(1e-3), 0.0)) for _ in range(count)]
 
@@ -69,6 +70,7 @@ def by_hand(lr: float) -> float:
 
 
 def loop(count: int = TRIALS) -> None:
+    """The trials one after the other."""
     import torch
 
     torch.set_num_threads(1)
@@ -76,6 +78,7 @@ def loop(count: int = TRIALS) -> None:
 
 
 def optuna_loop() -> None:
+    """Optuna around the hand-written loop."""
     import optuna
     import torch
 
@@ -87,6 +90,7 @@ def optuna_loop() -> None:
 
 
 def optuna_lightning() -> None:
+    """Optuna around a LightningModule."""
     import logging
     import warnings
 
@@ -141,6 +145,7 @@ def optuna_lightning() -> None:
 
 
 def ray_tune() -> None:
+    """Ray Tune around the hand-written loop."""
     import ray
     from ray import tune
 
@@ -187,6 +192,7 @@ def commands(name: str) -> list[list[str]]:
 
 
 def seconds(name: str) -> float:
+    """Wall time from the start of the processes of a contestant to the end of the last one."""
     with tempfile.TemporaryDirectory() as folder:
         begin = time.perf_counter()
         running = [
@@ -203,6 +209,7 @@ def seconds(name: str) -> float:
 
 
 def main() -> None:
+    """Measure in turn and print times and ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="processes of each contestant")
     parser.add_argument("--only", nargs="+", help="these contestants alone, beside two")
