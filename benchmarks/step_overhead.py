@@ -78,7 +78,7 @@ def by_dlrun(overrides: list[str], folder: Path) -> float:
 
 
 def by_hand(overrides: list[str], folder: Path, *, fused: bool) -> float:
-    """Steps per second of the hand-written loop."""
+    """Seconds per step of the hand-written loop."""
     fit = make_fit(overrides, folder)
     inputs, targets = zip(*fit.train.epoch(0), strict=True)
     x, y = torch.cat(inputs).contiguous(), torch.cat(targets)
