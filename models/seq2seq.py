@@ -166,17 +166,30 @@ class SequenceToSequence(nn.Module):
         return torch.cat(scores, 1)
 
     @torch.no_grad()
-    def decode(self, source: Tensor, lengths: Tensor | None = None, beam: int = 1, max_length: int = 100) -> Decoded:
+    def decode(
+        self,
+        source: Tensor,
+        lengths: Tensor | None = None,
+        beam: int = 1,
+        max_length: int = 100,
+        *,
+        best_only: bool = False,
+    ) -> Decoded:
         """Write the targets: the best hypotheses of a beam search, with ``beam=1`` the best symbol at each step.
 
         At each step the K most probable of all continuations are kept; one that has ended stays as it is. Hypotheses
         compete by log-probability, without a correction for their length.
 
+        What is found of a source does not depend on the others, but for the columns of end symbols behind it.
+
         Args:
             source: int64 (B, S).
             lengths: as for :meth:`encode`.
             beam: K, >= 1.
-            max_length: steps after which a hypothesis is cut, >= 1, its end included.
+            max_length: steps after which a hypothesis is cut, >= 1, its end included. One that is cut competes with the
+                log-probability that it has so far, which may be more than that of a better one which has ended.
+            best_only: stop as soon as the first hypothesis of each source has ended: log-probabilities only fall, so
+                it stays the first. The others may then be cut short.
 
         Raises:
             ValueError: if ``beam`` or ``max_length`` is below 1.
@@ -208,7 +221,7 @@ class SequenceToSequence(nn.Module):
                 seen = weights[:, 0].masked_fill(ended.flatten()[:, None], 0.0)
                 attention = [part[rows] for part in (*attention, seen)]
             ended = ended.gather(1, parent) | (symbols == self.end)
-            if bool(ended.all()):
+            if bool((ended[:, 0] if best_only else ended).all()):
                 break
         looked = torch.stack(attention, 1) if attention else None
         return Decoded(tokens, scores, None if looked is None else looked.view(batch, beam, *looked.shape[1:]))

@@ -367,6 +367,34 @@ def test_exact_matches_are_counted_by_decoding(beam: int) -> None:
         assert scores["sequence_accuracy"] == pytest.approx(right / 40)
 
 
+@pytest.mark.parametrize("beam", [1, 5])
+def test_exact_matches_do_not_depend_on_the_batch(beam: int) -> None:
+    # This net ends late, so that a beam holds hypotheses which have not ended when the right one has.
+    generator = torch.Generator().manual_seed(2)
+    values, _ = MODELS.check("seq2seq", {"hidden_size": 8, "cell": "gru"})
+    torch.manual_seed(2)
+    net: SequenceToSequence = MODELS.build("seq2seq", values, source_size=SOURCE, target_size=5).double().eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter *= 3
+        net.head.weight *= 8
+        net.head.bias[4] -= 0.5
+    sources = torch.randint(SOURCE, (120, 6), generator=generator)
+    found = net.decode(sources, beam=beam, max_length=40).tokens[:, 0].tolist()
+    kept = [(source, row[: row.index(4)]) for source, row in zip(sources, found, strict=True) if 4 in row]
+    assert len({len(target) for _, target in kept}) > 1
+    # Every third target goes on where the net ends.
+    wanted = [target + [1] * (place % 3 == 0) for place, (_, target) in enumerate(kept)]
+    right = 1 - len(wanted[::3]) / len(wanted)
+    targets = [torch.tensor(target, dtype=torch.long) for target in wanted]
+    table = EncodedPairs([source for source, _ in kept], targets, 4, CPU)
+    chosen = TASKS.build("seq2seq", {"beam": beam}, loss=cross_entropy(), target_size=5)
+    for size in (1, 7, 500):
+        scores = evaluate(net, PairBatches(table, size), chosen, "fp32", CPU)
+        assert scores is not None
+        assert scores["sequence_accuracy"] == pytest.approx(right)
+
+
 def test_without_teacher_the_decoder_reads_its_own_guesses() -> None:
     net, pairs = model(), batch(5)
     args = pairs.source, pairs.source_lengths, pairs.inputs

@@ -32,6 +32,8 @@ class PairBatch(NamedTuple):
     """Of each row, how many of its targets count; they come first."""
     progress: float
     """Share of the training that lies before this batch, in [0, 1); 0 in an evaluation."""
+    longest: int
+    """Symbols of the longest target of the whole split, with its end."""
 
 
 class EncodedPairs:
@@ -48,6 +50,7 @@ class EncodedPairs:
         self.source_lengths = np.array([len(source) for source in sources], dtype=np.int64)
         self.target_lengths = np.array([len(target) + 1 for target in targets], dtype=np.int64)
         self._end = end
+        self._longest = int(self.target_lengths.max(initial=0))
         self._sources = padded(sources).to(device)
         self._targets = padded(targets, more=1, fill=end).to(device)
 
@@ -80,6 +83,7 @@ class EncodedPairs:
             targets.masked_fill(beyond, IGNORED),
             tuple(lengths.tolist()),
             progress,
+            self._longest,
         )
 
 

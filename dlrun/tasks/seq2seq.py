@@ -17,6 +17,8 @@ from dlrun.types import Fraction, PositiveInt
 
 EXAMINED = 1000
 """Pairs among which examples are looked for."""
+SPARE = 10
+"""Steps of decoding beyond twice the length of the longest target."""
 
 
 class _Found(Protocol):
@@ -42,7 +44,8 @@ class seq2seq:  # named as in YAML
         teacher_forcing: probability that the decoder reads the true symbol in training, and not its own guess, at the
             beginning of the training; 0..1. Below 1 it takes its steps one by one, which is slower.
         teacher_forcing_end: the same at the end of the training, linear in between; null: it stays.
-        beam: hypotheses that decoding keeps in evaluation, >= 1; 1 takes the best symbol at each step.
+        beam: hypotheses that decoding keeps in evaluation, >= 1; 1 takes the best symbol at each step. They are cut
+            well behind the split's longest target: at twice its length and ten symbols more.
 
     Source: Sutskever, Vinyals and Le 2014, "Sequence to sequence learning with neural networks"; Bengio et al. 2015,
         "Scheduled sampling for sequence prediction with recurrent neural networks" (the schedule)
@@ -75,7 +78,7 @@ class seq2seq:  # named as in YAML
         tables = (tensor.tensor_split(min(parts, len(batch.lengths))) for tensor in batch[:4])
         for source, source_lengths, inputs, targets in zip(*tables, strict=True):
             lengths = batch.lengths[begin : begin + len(source)]
-            cut.append(PairBatch(source, source_lengths, inputs, targets, lengths, batch.progress))
+            cut.append(PairBatch(source, source_lengths, inputs, targets, lengths, batch.progress, batch.longest))
             begin += len(source)
         return cut
 
@@ -102,15 +105,22 @@ class seq2seq:  # named as in YAML
 
     def _exact(self, model: Any, batch: PairBatch) -> Tensor:
         """Which targets are decoded exactly, int64 (B,)."""
-        steps = batch.targets.shape[1]
-        # What goes on behind the longest target of the batch is wrong.
-        found: _Found = model.decode(batch.source, batch.source_lengths, beam=self.beam, max_length=steps)
-        best = found.tokens[:, 0]
+        # Of one hypothesis what goes on behind the longest target of the batch is wrong.
+        best = self._decoded(model, batch, batch.targets.shape[1] if self.beam == 1 else None).tokens[:, 0]
         wanted = batch.targets[:, : best.shape[1]]
-        right = ((best == wanted) | (wanted == IGNORED)).all(1)
+        right = ((best[:, : wanted.shape[1]] == wanted) | (wanted == IGNORED)).all(1)
         # All were ended before the longest target was.
         missed = (batch.targets[:, best.shape[1] :] != IGNORED).any(1)
         return (right & ~missed).long()
+
+    def _decoded(self, model: Any, batch: PairBatch, cut: int | None = None) -> _Found:
+        """What the model writes, cut late and at the same step in all batches of a split: a hypothesis that is cut may
+        look better than the one that would have won."""
+        steps = 2 * batch.longest + SPARE if cut is None else cut
+        found: _Found = model.decode(
+            batch.source, batch.source_lengths, beam=self.beam, max_length=steps, best_only=True
+        )
+        return found
 
     def score(self, outputs: Tensor, targets: Tensor) -> Mapping[str, Tensor]:
         """Numbers of symbols that were right, of targets that were, and of targets that were decoded."""
@@ -141,8 +151,7 @@ class seq2seq:  # named as in YAML
         found: list[dict[str, Any]] = []
         pairs = iter(feed.pairs(split))
         for batch in loader.epoch(0):
-            longest = 2 * batch.targets.shape[1]
-            decoded: _Found = model.decode(batch.source, batch.source_lengths, beam=self.beam, max_length=longest)
+            decoded = self._decoded(model, batch)
             for row, tokens in enumerate(decoded.tokens[:, 0].tolist()):
                 pair = next(pairs)
                 prediction = feed.read(tokens)
