@@ -17,6 +17,7 @@ import torch
 from dlrun import __version__
 from dlrun.addresses import masked
 from dlrun.errors import UserError
+from dlrun.logs import log
 
 
 def resolve_device(name: str) -> torch.device:
@@ -40,6 +41,26 @@ def resolve_device(name: str) -> torch.device:
             raise UserError(f"device={name}: there are {count} CUDA devices, cuda:0 to cuda:{count - 1}")
         return torch.device("cuda", device.index or 0)
     return device
+
+
+def bf16_kernels() -> bool:
+    """Whether the CPU computes in bf16 itself: torch's own way without oneDNN's kernels is several times slower than
+    fp32."""
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def warn_of_slow_precision(precision: str, device: torch.device) -> None:
+    """Say so where bf16 costs time instead of saving it.
+
+    Args:
+        precision: ``trainer.precision``.
+        device: where the run computes.
+    """
+    if precision == "bf16" and device.type == "cpu" and not bf16_kernels():
+        log.warning(
+            "trainer.precision=bf16: this CPU has no instructions for bf16, which makes it several times slower than "
+            "fp32; set trainer.precision=fp32"
+        )
 
 
 def seed_all(seed: int) -> None:

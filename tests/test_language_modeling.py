@@ -383,6 +383,25 @@ def test_from_training_to_evaluation(dlrun: Dlrun, book: Path) -> None:
     assert dlrun("train", f"resume={run}", "trainer.epochs=2", "data.eval_batch_size=9").code == 2
 
 
+def test_a_short_text_trains_with_the_recipe_as_it_is(
+    dlrun: Dlrun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dlrun.reproducibility.bf16_kernels", lambda: False)
+    path = tmp_path / "short.txt"
+    path.write_text("To be, or not to be, that is the question. " * 90)
+    words = ("model.hidden_size=8", "callbacks.tensorboard=null", "device=cpu", "trainer.threads=1")
+    done = dlrun("train", "config=char_rnn", f"data.path={path}", *words)
+    assert done.code == 0, done.text
+    # Of bf16 on such a CPU it tells once, on the screen and in the log.
+    assert done.text.count("this CPU has no instructions for bf16") == 1
+    (run,) = Path("runs").iterdir()
+    assert "set trainer.precision=fp32" in (run / "log.txt").read_text()
+    done = dlrun("eval", f"checkpoint={run}", "split=val")
+    assert "this CPU has no instructions for bf16" in done.err
+    done = dlrun("eval", f"checkpoint={run}", "split=val", "trainer.precision=fp32")
+    assert (done.code, done.err) == (0, "")
+
+
 @pytest.mark.parametrize("mode", ["fast", "nan"])
 def test_debug_modes_run(dlrun: Dlrun, book: Path, mode: str) -> None:
     words = [word for word in small(book) if "warmup" not in word]

@@ -80,13 +80,14 @@ def open_subject(saved: Saved, request: Request) -> Subject:
         UserError: if the data are missing or do not fit, or the checkpoint lacks the weights that are asked for.
     """
     from dlrun.assembly import build_feed, build_model, build_task
-    from dlrun.reproducibility import resolve_device, set_determinism
+    from dlrun.reproducibility import resolve_device, set_determinism, warn_of_slow_precision
     from dlrun.weights import load_weights
 
     config, payload = saved.config, saved.payload
     weights, kind = saved.weights(request)
     set_determinism(deterministic=config.trainer.deterministic, threads=config.trainer.threads)
     device = resolve_device(config.device)
+    warn_of_slow_precision(config.trainer.precision, device)
     try:
         feed = build_feed(config, device, payload["data"])
     except CheckpointError as error:

@@ -130,10 +130,12 @@ def _check_start(search: Search) -> None:
     from dlrun.assembly import build_task, prepare
     from dlrun.commands.explaining import explaining
     from dlrun.errors import did_you_mean
+    from dlrun.reproducibility import warn_of_slow_precision
 
     config = _middle(search)
     with explaining(config):
         prepared = prepare(config)
+        warn_of_slow_precision(config.trainer.precision, prepared.device)
         task = build_task(config, prepared.feed.arguments)
     splits = ("train", "val") if "val" in prepared.feed.sizes() else ("train",)
     known = [f"{split}/{name}" for split in splits for name in ("loss", *task.metrics)]

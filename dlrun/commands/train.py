@@ -185,6 +185,8 @@ def _resume(fit: Fit, request: Request, payload: Mapping[str, Any] | None) -> No
 
 
 def _announce(fit: Fit, *, resumed: bool) -> None:
+    from dlrun.reproducibility import warn_of_slow_precision
+
     config, state = fit.config, fit.state
     parameters = sum(parameter.numel() for parameter in fit.model.parameters())
     sizes = [f"{size:,} {split}" for split, size in fit.feed.sizes().items()]
@@ -198,6 +200,7 @@ def _announce(fit: Fit, *, resumed: bool) -> None:
         fit.feed.describe(),
         fit.device,
     )
+    warn_of_slow_precision(config.trainer.precision, fit.device)
     if scaling_text(config):
         log.info("lr          %s (optimizer.lr_scaling=%s)", scaling_text(config), config.optimizer.lr_scaling)
     if config.data.batch_growth is not None:
