@@ -38,7 +38,7 @@ def probabilities(
         float64 (B, V), each row sums to 1.
 
     Raises:
-        ValueError: if an option is out of range, or a score is not finite.
+        ValueError: if an option is out of range, a score is not finite, or every token is excluded.
 
     Source: top_k: Fan, Lewis and Dauphin 2018, "Hierarchical neural story generation", section 5.2; top_p: Holtzman et
         al. 2020, "The curious case of neural text degeneration", section 3.1 (nucleus sampling)
@@ -53,6 +53,8 @@ def probabilities(
     if excluded:
         scores = scores.clone()
         scores[:, list(excluded)] = -torch.inf
+        if not bool(torch.isfinite(scores).any(1).all()):
+            raise ValueError("every token is excluded, so that none can be drawn")
     best = scores.max(1, keepdim=True)
     if temperature == 0:
         return torch.zeros_like(scores).scatter_(1, best.indices, 1.0)

@@ -139,6 +139,20 @@ def test_wrong_files_are_told_with_their_line(name: str, content: bytes, message
         build(name, path=tmp_path / "absent")
 
 
+@pytest.mark.parametrize(
+    ("name", "content"), [("labelled_text", "good\tone\nbad\ttwo\n"), ("tagged_text", "one\tgood\n\ntwo\tbad\n")]
+)
+def test_a_byte_order_mark_is_neither_label_nor_token(tmp_path: Path, name: str, content: str) -> None:
+    path = tmp_path / "some.tsv"
+    path.write_text(content, encoding="utf-8-sig")
+    found = build(name, path=str(path), test_fraction=0.0, val_fraction=0.0).train
+    assert {one.labels[0] for one in found} == {"good", "bad"}
+    assert {"".join(one.tokens) for one in found} == {"one", "two"}
+    path.write_bytes(b"\xef\xbb\xbfgood\xff\t")
+    with pytest.raises(DataError, match=r"some.tsv:1: is not UTF-8 text: byte 0xff at column 8"):
+        build(name, path=str(path))
+
+
 def test_columns_are_read_as_conll_writes_them(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("EU NNP B-ORG\nrejects VBZ O\n\n\n  \nNew York\tx\tB-LOC\n", encoding="utf-8")
     data = build("tagged_text", path=tmp_path / "a.txt", val_fraction=0.0, test_fraction=0.0)

@@ -53,6 +53,9 @@ def test_files_globs_and_lists_are_read_in_order(tmp_path: Path) -> None:
     assert read(tmp_path / "*.txt") == "one two "
     assert read(tmp_path / "**/*.txt") == "one two three "
     assert read((tmp_path / "d.md", tmp_path / "*.txt")) == "four one two "
+    # Of a file that is read twice, one copy would be trained on and the other one tested.
+    (tmp_path / "link.txt").symlink_to(tmp_path / "a.txt")
+    assert read((tmp_path / "b.txt", tmp_path / "*.txt", tmp_path / "deep" / ".." / "a.txt")) == "two one "
 
 
 def test_the_default_corpus_is_the_standard_library() -> None:
@@ -67,6 +70,7 @@ def test_the_default_corpus_is_the_standard_library() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        (b"\xef\xbb\xbfabc\xff", "byte 0xff at offset 6 (invalid start byte)"),
         (b"abc\xff", "is not UTF-8 text: byte 0xff at offset 3 (invalid start byte)"),
         ("é".encode() + b"\xe2\x82", "byte 0xe2 at offset 2 (unexpected end of data)"),
         (b"", "there is no text in it.txt: empty"),
@@ -77,6 +81,15 @@ def test_text_that_cannot_be_read_is_told_with_its_place(tmp_path: Path, content
     with pytest.raises(DataError) as caught:
         text(0.0, path=tmp_path / "it.txt")
     assert message in str(caught.value)
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    mark = b"\xef\xbb\xbf"
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_bytes(mark + name.encode() + mark)
+    # One at the beginning of each file; what else looks like it is a character.
+    assert text(0.0, path=tmp_path / "*.txt", test_fraction=0.0).train == "a.txt\ufeffb.txt\ufeff"
+    assert text(0.0, path=tmp_path / "a.txt", level="byte", test_fraction=0.0).train == mark + b"a.txt" + mark
 
 
 def test_bytes_need_no_encoding(tmp_path: Path) -> None:

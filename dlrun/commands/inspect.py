@@ -94,6 +94,7 @@ def _cells(word: str | None) -> list[tuple[int, int]]:
 def _text(subject: SavedLanguageModel, request: Request) -> tuple[Text, str]:
     """What is to be read, and where it comes from."""
     from dlrun.assembly import build_data
+    from dlrun.data.lines import without_mark
 
     binary = subject.vocabulary.level == "byte"
     if "text" in request.reserved:
@@ -103,11 +104,12 @@ def _text(subject: SavedLanguageModel, request: Request) -> tuple[Text, str]:
         path = Path(request.reserved["file"]).expanduser()
         try:
             data = path.read_bytes()
-            return (data if binary else data.decode("utf-8")), path.name
+            return (data if binary else without_mark(data).decode("utf-8")), path.name
         except OSError as error:
             raise UserError(f"file={path}: cannot be read: {error.strerror}") from None
         except UnicodeDecodeError as error:
-            raise UserError(f"file={path}: is not UTF-8 text (byte at offset {error.start})") from None
+            offset = error.start + len(data) - len(without_mark(data))
+            raise UserError(f"file={path}: is not UTF-8 text (byte at offset {offset})") from None
     try:
         splits = build_data(subject.saved.config)
     except DataError as error:

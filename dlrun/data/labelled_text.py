@@ -43,9 +43,7 @@ def labelled_text(
     Raises:
         DataError: if a file cannot be read, or a line has no label or no text, with its number.
     """
-    found = list(_texts(path))
-    if not found:
-        raise DataError(f"data.path: there is no text in {path}; write label<TAB>text in each line")
+    found = _texts(path)
     tokens = [text if level == "character" else _words(text) for _, text in found]
     cut = sum(len(one) > max_length for one in tokens)
     samples = [Labelled(one[:max_length], (label,)) for one, (label, _) in zip(tokens, found, strict=True)]
@@ -77,11 +75,14 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(words(text))
 
 
-def _texts(path: Path | None) -> Iterator[tuple[str, str]]:
-    """Label and text of each sample."""
+def _texts(path: Path | None) -> list[tuple[str, str]]:
+    """Label and text of each sample, at least one."""
     if path is None:
-        return _library()
-    return _folder(path) if path.is_dir() else _file(path)
+        return list(_library())
+    found = list(_folder(path) if path.is_dir() else _file(path))
+    if not found:
+        raise DataError(f"data.path: there is no text in {path}; write label<TAB>text in each line")
+    return found
 
 
 def _file(path: Path) -> Iterator[tuple[str, str]]:

@@ -25,8 +25,8 @@ def long_memory(
 ) -> SequenceData:
     """One of a few letters, then many random digits: the class is the letter, asked for at the end.
 
-    Nothing between the letter and the question tells of it, so that what is learned is to keep it. No two sequences are
-    equal, where there are so many.
+    Nothing between the letter and the question tells of it, so that what is learned is to keep it. Equal sequences,
+    which only short ones have, are in one split.
 
     Args:
         length: digits between the letter and the question, >= 1: the lag.

@@ -43,11 +43,8 @@ def tagged_text(
     Raises:
         DataError: if the file cannot be read, or a line has no tag, with its number.
     """
-    found = list(_sequences(path))
-    if not found:
-        raise DataError(f"data.path: there is no sequence in {path}; write token<TAB>tag in each line")
     return split(
-        found,
+        _sequences(path),
         val_fraction,
         test_fraction,
         split_seed,
@@ -63,11 +60,14 @@ def _shape(path: Path | None, min_count: int, test_fraction: Fraction) -> TextSh
     return TextShape(max(len(one.tokens) for one in _sequences(path)), None, labelled=True)
 
 
-def _sequences(path: Path | None) -> Iterator[Labelled]:
+def _sequences(path: Path | None) -> list[Labelled]:
+    """At least one."""
     if path is None:
-        unique = {one.tokens: one for module in MODULES for one in highlighted(library_source(module))}
-        return iter(unique.values())
-    return _columns(path)
+        return list({one.tokens: one for module in MODULES for one in highlighted(library_source(module))}.values())
+    found = list(_columns(path))
+    if not found:
+        raise DataError(f"data.path: there is no sequence in {path}; write token<TAB>tag in each line")
+    return found
 
 
 def _columns(path: Path) -> Iterator[Labelled]:

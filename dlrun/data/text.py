@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from dlrun.data.lines import without_mark
 from dlrun.data.shape import TextShape, tells_shape
 from dlrun.errors import DataError
 from dlrun.registry import DATASETS
@@ -62,7 +63,7 @@ def text(
     Args:
         val_fraction: share of what is not for the test split, at its end, for the validation split.
         path: file, glob such as 'docs/**/*.md', or a list of these, read one after the other (a glob in the order of
-            names); null: the modules of Python's standard library (packages left out) by name up to 4 MB, a text that
+            names, a file that is found again only the first time); null: the modules of Python's standard library (packages left out) by name up to 4 MB, a text that
             depends on the version of Python alone.
         level: token: character, byte (any file; 256 symbols), or word (with the space before it; all else by itself).
         sequence_length: tokens that a step reads of each stream; the gradient goes no further back; >= 1.
@@ -113,7 +114,11 @@ def _found(paths: Sequence[Path]) -> list[Path]:
         files += map(Path, matches)
     if not files:
         raise DataError("data.path: the list is empty; name a file, or null for the standard library of Python")
-    return files
+    # A file that is read twice would have its end in the training text and in that of the test.
+    unique: dict[Path, Path] = {}
+    for file in files:
+        unique.setdefault(file.resolve(), file)
+    return list(unique.values())
 
 
 def _standard_library() -> list[Path]:
@@ -137,10 +142,12 @@ def _read(path: Path) -> bytes:
 
 
 def _decoded(data: bytes, path: Path) -> str:
+    text = without_mark(data)
     try:
-        return data.decode("utf-8")
+        return text.decode("utf-8")
     except UnicodeDecodeError as error:
+        offset = error.start + len(data) - len(text)
         raise DataError(
-            f"data.path: {path} is not UTF-8 text: byte 0x{data[error.start]:02x} at offset {error.start} "
+            f"data.path: {path} is not UTF-8 text: byte 0x{data[offset]:02x} at offset {offset} "
             f"({error.reason}); convert the file, or read it as it is with data.level=byte"
         ) from error
