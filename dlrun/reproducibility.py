@@ -46,7 +46,8 @@ def resolve_device(name: str) -> torch.device:
 def bf16_kernels() -> bool:
     """Whether the CPU computes in bf16 itself: torch's own way without oneDNN's kernels is several times slower than
     fp32."""
-    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return available and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def warn_of_slow_precision(precision: str, device: torch.device) -> None:

@@ -246,6 +246,18 @@ def test_wrong_input(
     assert "Traceback" not in err
 
 
+def test_another_split_of_the_same_images_is_told(run: Path, dlrun_eval: Callable[..., tuple[int, str, str]]) -> None:
+    for words, changed in (
+        (("data.test_fraction=0.4",), "split=test is not what was held out at the training, as data.test_fraction was"),
+        (("split=val", "data.val_fraction=0.5"), "split=val is not what was held out at the training"),
+        (("data.val_fraction=0.5",), ""),
+        (("split=val",), ""),
+    ):
+        code, _, err = dlrun_eval("checkpoint=run", *words)
+        assert code == 0
+        assert err.startswith(f"warning: {changed}") if changed else err == ""
+
+
 def test_other_classes_of_the_same_number(
     run: Path, dlrun_eval: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

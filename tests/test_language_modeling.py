@@ -383,6 +383,35 @@ def test_from_training_to_evaluation(dlrun: Dlrun, book: Path) -> None:
     assert dlrun("train", f"resume={run}", "trainer.epochs=2", "data.eval_batch_size=9").code == 2
 
 
+def test_what_was_trained_on_is_not_passed_off_as_held_out(dlrun: Dlrun, book: Path, tmp_path: Path) -> None:
+    done = dlrun(
+        "train", *small(book), "device=cpu", "trainer.threads=1", "trainer.limit_batches=2", "trainer.epochs=1"
+    )
+    assert done.code == 0, done.text
+    evaluate = ("eval", f"checkpoint={run_folder(Path())}")
+    warning = "warning: split=test is not what was held out at the training, as data.test_fraction was changed"
+    whole = "data.test_fraction=1"
+    for words in ((whole,), (whole, f"data.path={book.parent}/../{book.parent.name}/book.txt")):
+        done = dlrun(*evaluate, *words)
+        assert done.code == 0, done.text
+        assert done.err.startswith(warning)
+    # Nothing is to be said where the split is that of the training, or the text another one.
+    other = tmp_path / "other.txt"
+    other.write_text("other bottles stand on the wall")
+    for words in ((), ("split=val",), (whole, "split=train"), (whole, f"data.path={other}")):
+        done = dlrun(*evaluate, *words)
+        assert "held out" not in done.text
+    other.write_text("1")
+    done = dlrun(*evaluate, whole, f"data.path={other}")
+    assert (done.code, done.err) == (
+        2,
+        "error: the test split has 1 token, which leaves nothing to predict; give more"
+        " text, or another data.test_fraction (0 for none)\n",
+    )
+    done = dlrun(*evaluate, "data.test_fraction=0")
+    assert "no test split; give split=val, or other data as a whole (data.path=... data.test_fraction=1)" in done.err
+
+
 def test_a_short_text_trains_with_the_recipe_as_it_is(
     dlrun: Dlrun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

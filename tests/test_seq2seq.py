@@ -485,9 +485,14 @@ def test_a_run_stopped_in_mid_epoch_goes_on_exactly(tmp_path: Path, words: tuple
 
 def test_other_pairs_are_noticed(tmp_path: Path) -> None:
     one, other = (make_fit(tmp_path, *SMALL, f"data.split_seed={seed}", callbacks={}) for seed in (0, 1))
+    stored = one.feed.state_dict()
     with pytest.raises(CheckpointError, match="training pairs are not those"):
-        other.feed.check_unchanged(one.feed.state_dict())
-    one.feed.check_unchanged(one.feed.state_dict())
+        other.feed.check_unchanged(stored)
+    one.feed.check_unchanged(stored)
+    with pytest.raises(CheckpointError, match="the validation pairs are not those"):
+        one.feed.check_unchanged({**stored, "val_digest": "another"})
+    # An older checkpoint tells of the training split alone.
+    one.feed.check_unchanged({key: value for key, value in stored.items() if key not in ("val_digest", "test_digest")})
 
 
 @pytest.fixture
@@ -524,7 +529,9 @@ def test_from_training_to_evaluation(dlrun: Dlrun) -> None:
     Path("other.tsv").write_text("ab7\tAB\nüb7\tAC\n")
     done = dlrun("eval", f"checkpoint={run}", "data.path=other.tsv", "data.test_fraction=1")
     assert done.code == 0, done.text
-    assert "6 tokens in 2 pairs, 2 of them unknown" in done.out
+    assert (
+        "6 tokens in 2 pairs, 1 of them and 1 of the characters in the sources unknown to the training text" in done.out
+    )
     shown = [line for line in done.out.splitlines() if " -> " in line]
     assert shown[0].startswith("  üb7 -> ")
     assert shown[0].endswith("  (AC)")

@@ -453,11 +453,33 @@ def test_classes_from_training_to_export(dlrun: Dlrun) -> None:
     assert [row["class"] for row in report["per_class"]] == ["a", "b", "c", "d"]
     assert "8 samples of 40 tokens" in done.out
     assert (run / "eval_test_best.png").is_file()
-    done = dlrun("export", f"checkpoint={run}", "format=torch", "steps=5", "--json")
-    if done.code:
-        done = dlrun("export", f"checkpoint={run}", "format=onnx", "steps=5", "--json")
+    done = dlrun("export", f"checkpoint={run}", "format=onnx", "steps=5", "--json")
     assert done.code == 0, done.text
     assert json.loads(done.out)["outputs"][0]["shape"] == ["batch", 4]
+
+
+def test_an_evaluation_reads_what_it_was_trained_to_read(dlrun: Dlrun) -> None:
+    Path("texts.tsv").write_text("".join(f"{'ab'[i % 2]}\tthe text number {i}\n" for i in range(60)))
+    words = (*COMMON, "task=sequence_classification", "data=labelled_text", "data.path=texts.tsv", "data.max_length=20")
+    done = dlrun("train", *words, "device=cpu", "trainer.threads=1", "trainer.epochs=1", BEST)
+    assert done.code == 0, done.text
+    evaluate = ("eval", f"checkpoint={run_folder(Path())}")
+    done = dlrun(*evaluate, "data.level=word")
+    assert done.code == 2
+    assert "was trained on characters, and these data are cut into words" in done.err
+    # Cut shorter, the texts are other ones, and others are held out.
+    done = dlrun(*evaluate, "data.max_length=17")
+    assert done.code == 0, done.text
+    assert "split=test is not what was held out at the training, as data.max_length was changed" in done.err
+    assert dlrun(*evaluate, "data.max_length=50").err == ""
+
+
+@pytest.mark.parametrize("recipe", ["which_module", "syntax", "date_format"])
+def test_an_empty_file_is_told_by_the_summary_too(dlrun: Dlrun, recipe: str) -> None:
+    Path("empty.tsv").touch()
+    done = dlrun("summary", f"config={recipe}", "data.path=empty.tsv")
+    assert done.code == 2
+    assert "empty.tsv" in done.err
 
 
 def test_the_summary_counts_them(dlrun: Dlrun) -> None:

@@ -107,12 +107,20 @@ def test_bytes_need_no_encoding(tmp_path: Path) -> None:
         (("data.path='*.nothing'",), "no file matches"),
         (("data.path=.",), "is a folder; give files, or a glob"),
         (("data.path=[]",), "the list is empty"),
-        (("data.path=it.txt", "data.batch_size=1000"), "lower them, or give more text"),
-        (("data.path=it.txt", "data.sequence_length=100", "data.drop_last=true"), "the training split of 81 tokens"),
+        (
+            ("data.path=it.txt", "data.batch_size=1000"),
+            "data.batch_size=1000: the training split has 81 tokens, and 1001 are needed; lower it, or give more text",
+        ),
+        (
+            ("data.path=it.txt", "data.sequence_length=100", "data.drop_last=true"),
+            "the training split has 81 tokens, and 401 are needed; lower them, set data.drop_last=false, or give more",
+        ),
+        (("data.path=it.txt", "data.min_count=100"), "data.min_count=100: no character of the training text occurs so"),
+        (("data.path=one.txt",), "the train split has 1 token, which leaves nothing to predict; give more text"),
         (("data.path=it.txt", "data.test_fraction=1"), "no text is left to train on"),
         (
             ("data.path=it.txt", "data.test_fraction=0.01"),
-            "the test split has 1 token, which leaves nothing to predict",
+            "the test split has 1 token, which leaves nothing to predict; give more text, or another data",
         ),
         (("data.path=it.txt", "data.normalize=channel"), "data.normalize=channel is for images"),
         (("data.path=it.txt", "data.resident=false"), "data.resident=false is for images"),
@@ -129,6 +137,7 @@ def test_bytes_need_no_encoding(tmp_path: Path) -> None:
 )
 def test_what_does_not_fit_is_one_error(dlrun: Dlrun, words: tuple[str, ...], message: str) -> None:
     Path("it.txt").write_text("0123456789" * 10)
+    Path("one.txt").write_text("0")
     done = dlrun("train", *TEXT, "data.batch_size=4", "device=cpu", *words)
     assert done.code == 2
     assert message in done.err
@@ -202,6 +211,13 @@ def test_a_changed_text_is_noticed_at_a_resume(tmp_path: Path) -> None:
     feed_of(paths[1]).check_unchanged(stored)
     with pytest.raises(CheckpointError, match="the training text is not that of the checkpoint"):
         feed_of(paths[2]).check_unchanged(stored)
+    # Its last tenth is for the test, and the tenth before that for validation: scores of other texts do not compare.
+    for place, split in ((390, "test"), (350, "validation")):
+        content = list("abcd" * 100)
+        content[place] = "x"
+        paths[2].write_text("".join(content))
+        with pytest.raises(CheckpointError, match=f"the {split} text is not that of the checkpoint"):
+            feed_of(paths[2]).check_unchanged(stored)
     with pytest.raises(CheckpointError, match=r"data\.eval_batch_size was 50, now 7"):
         feed_of(paths[1], "data.eval_batch_size=7").check_unchanged(stored)
 
@@ -237,7 +253,7 @@ def test_training_streams_are_contiguous_and_of_one_length(sizes: tuple[int, int
     length = (count - 1) // rows
     wanted = length // steps * steps if drop_last else length
     if wanted == 0:
-        with pytest.raises(ValueError, match="tokens are too few"):
+        with pytest.raises(ValueError, match=r"tokens, and \d+ are needed"):
             TokenStreams(tokens, rows, steps, CPU, whole=False, drop_last=drop_last)
         return
     streams = TokenStreams(tokens, rows, steps, CPU, whole=False, drop_last=drop_last)

@@ -238,7 +238,11 @@ def check_monitors(
         monitors["schedule"] = schedule.monitor
     for name, monitor in monitors.items():
         if isinstance(monitor, str) and monitor not in known:
-            reason = "" if validated else " (there is no validation split: data.val_fraction is 0)"
+            reason = (
+                ""
+                if validated
+                else " (there is no validation split: data.val_fraction is 0, or too small for these data)"
+            )
             if monitor == REG_LOSS:
                 reason = " (there is no penalty: regularization.l2 and l1 are 0)"
             hint = did_you_mean(monitor, known)

@@ -139,7 +139,7 @@ def _images(members: Sequence[Saved], request: Request, split: Split) -> _Result
     plain: list[Tensor] = []
     first: Subject | None = None
     for member in members:
-        subject = open_subject(member, request)
+        subject = open_subject(member, request, split)
         views = views_for(subject, request)
         with explaining(member.config):
             outputs, targets = classified(subject, split, views)
@@ -201,7 +201,7 @@ def _language(members: Sequence[Saved], request: Request, split: Split) -> _Resu
 
     if "tta" in request.reserved:
         raise UserError(f"tta={request.reserved['tta']}: is for classifiers of images; leave it out")
-    subjects = [open_subject(member, request) for member in members]
+    subjects = [open_subject(member, request, split) for member in members]
     first = subjects[0]
     precision = members[0].config.trainer.precision
     with ExitStack() as stack:

@@ -58,8 +58,10 @@ def _told(report: Mapping[str, Any], unit: str) -> str:
     parts = [f" in {report[name]:,} {name}" for name in ("pairs", "sequences") if name in report and unit == "tokens"]
     if "read" in report and unit == "samples":
         parts.append(f" of {report['read']:,} tokens")
-    if report.get("unknown"):
-        parts.append(f", {report['unknown']:,} of them unknown to the training text")
+    counts = {"unknown": "of them", "unknown_in_sources": "of the characters in the sources"}
+    unknown = [f"{report[name]:,} {what}" for name, what in counts.items() if report.get(name)]
+    if unknown:
+        parts.append(f", {' and '.join(unknown)} unknown to the training text")
     return "".join(parts)
 
 

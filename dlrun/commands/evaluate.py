@@ -98,7 +98,7 @@ def _file_name(path: Path, split: Split, request: Request) -> str:
 def _evaluate_one(saved: Saved, request: Request, split: Split) -> dict[str, Any]:
     from dlrun.commands.explaining import explaining
 
-    subject = open_subject(saved, request)
+    subject = open_subject(saved, request, split)
     views = views_for(subject, request)
     show = getattr(subject.task, "examples", None)
     with explaining(saved.config):

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlrun.commands.held_out import warn_if_seen
 from dlrun.commands.request import Request
 from dlrun.commands.saved import Saved, load_saved
 from dlrun.config.rerun import EVAL_MAY_CHANGE
@@ -60,7 +61,7 @@ class Subject:
         Raises:
             UserError: if the data have no such split.
         """
-        return _there(self.feed.eval_loader(split), split)
+        return _there(self, self.feed.eval_loader(split), split)
 
 
 def load(path: Path, request: Request) -> Saved:
@@ -73,8 +74,8 @@ def load(path: Path, request: Request) -> Saved:
     return load_saved(path, request.overrides, EVAL_MAY_CHANGE, why)
 
 
-def open_subject(saved: Saved, request: Request) -> Subject:
-    """Rebuild what a checkpoint describes, with its data.
+def open_subject(saved: Saved, request: Request, split: Split) -> Subject:
+    """Rebuild what a checkpoint describes, with its data; warn if the split holds what it was trained on.
 
     Raises:
         UserError: if the data are missing or do not fit, or the checkpoint lacks the weights that are asked for.
@@ -92,6 +93,7 @@ def open_subject(saved: Saved, request: Request) -> Subject:
         feed = build_feed(config, device, payload["data"])
     except CheckpointError as error:
         raise CheckpointError(f"checkpoint {saved.path}: {error}") from None
+    warn_if_seen(saved, feed, split)
     model = build_model(config, feed.arguments, device)
     load_weights(model, weights)
     return Subject(saved, kind, feed, build_task(config, feed.arguments), model, device)
@@ -172,7 +174,7 @@ def classified(subject: Subject, split: Split, views: Views | None = None) -> tu
         from dlrun.combine import Viewed
 
         feed = images_of(subject)
-        loader = _there(feed.pixels(split), split)
+        loader = _there(subject, feed.pixels(split), split)
         model = Viewed(subject.model, feed.statistics.to(subject.device), views)
     try:
         return _predict(subject, model, loader)
@@ -230,7 +232,11 @@ def _predict(subject: Subject, model: nn.Module, loader: BatchLoader) -> tuple[T
     return predict(model, loader, subject.task, subject.saved.config.trainer.precision, subject.device)
 
 
-def _there(loader: BatchLoader | None, split: Split) -> BatchLoader:
-    if loader is None:
-        raise UserError(f"split={split}: the data have no {split} split")
-    return loader
+def _there(subject: Subject, loader: BatchLoader | None, split: Split) -> BatchLoader:
+    if loader is not None:
+        return loader
+    remedies = [f"split={name}" for name in ("test", "val", "train") if name in subject.feed.sizes()][:1]
+    if split == "test" and {"path", "test_fraction"} <= subject.saved.config.data.params.keys():
+        remedies.append("other data as a whole (data.path=... data.test_fraction=1)")
+    give = f"; give {', or '.join(remedies)}" if remedies else ""
+    raise UserError(f"split={split}: the data have no {split} split{give}")

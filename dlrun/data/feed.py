@@ -127,6 +127,10 @@ class Feed(Protocol):
         """
         ...
 
+    def digest(self, split: Split) -> str | None:
+        """What a split is recognised by; None if there is no such split, or it cannot be recognised."""
+        ...
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds of the data: plain values and tensors."""
         ...

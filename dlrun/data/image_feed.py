@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -17,7 +18,8 @@ from dlrun.data.colours import Colours
 from dlrun.data.feed import Augmented, BatchLoader, Split
 from dlrun.data.loaders import make_loader
 from dlrun.data.order import generator, permutation
-from dlrun.data.source import ImageData, ImageSource, first
+from dlrun.data.recognition import digest, digests
+from dlrun.data.source import ImageData, ImageSource, SubsetSource, first
 from dlrun.data.statistics import Statistics
 from dlrun.data.statistics import fit as fit_statistics
 from dlrun.data.whitening import WHITENINGS, Contrast
@@ -79,6 +81,7 @@ class ImageFeed:
         self._pipeline = Pipeline(self._augment, len(data.classes))
         self.soft_targets = self._pipeline.soft
         self._colours = colours
+        self._digests = cache(self._hash)
         if stored is None:
             self.statistics = (
                 _fitted(data, config) if statistics is None else _fitting(statistics, data.input_shape, config)
@@ -196,6 +199,10 @@ class ImageFeed:
             targets.append(target.cpu())
         return Augmented(torch.stack(rows, 1), labels.cpu(), torch.stack(targets, 1))
 
+    def digest(self, split: Split) -> str | None:
+        """See :meth:`dlrun.data.feed.Feed.digest`."""
+        return self._digests(split)
+
     def state_dict(self) -> dict[str, Any]:
         """See :meth:`dlrun.data.feed.Feed.state_dict`."""
         colours = {} if self._colours is None else {"colours": self._colours.state_dict()}
@@ -205,8 +212,18 @@ class ImageFeed:
             "statistics": self.statistics.state_dict(),
             "label_counts": list(self._counted["label_counts"]),
             "label_total": self._counted["label_total"],
+            **digests(self.digest),
             **colours,
         }
+
+    def _hash(self, split: Split) -> str | None:
+        """Of the labels and which images of the set they belong to: the pixels take too long."""
+        source = self._source(split)
+        # A random part of the splits, which depends on the sizes of batches, is not theirs.
+        if source is None or self._config.trainer.limit_batches is not None:
+            return None
+        chosen = source.indices.numpy().tobytes() if isinstance(source, SubsetSource) else b""
+        return digest(source.labels.numpy().tobytes(), chosen)
 
     def check_unchanged(self, stored: Mapping[str, Any]) -> None:
         """See :meth:`dlrun.data.feed.Feed.check_unchanged`."""

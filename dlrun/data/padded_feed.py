@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -12,10 +11,10 @@ import torch
 from dlrun.config.schema import Config
 from dlrun.data.feed import Split
 from dlrun.data.length_batches import LengthBatches, Table
-from dlrun.errors import CheckpointError, DataError, UserError
+from dlrun.data.recognition import SPLITS, refuse_changed
+from dlrun.errors import DataError, UserError
 
 B = TypeVar("B")
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 class PaddedFeed(ABC, Generic[B]):
@@ -77,16 +76,7 @@ class PaddedFeed(ABC, Generic[B]):
 
     def check_unchanged(self, stored: Mapping[str, Any]) -> None:
         """See :meth:`dlrun.data.feed.Feed.check_unchanged`."""
-        if any(value != stored[key] for key, value in self.state_dict().items()):
-            raise CheckpointError(
-                f"the training {self.kind} are not those of the checkpoint, so the run cannot be continued exactly; "
-                f"start a new run, or give the former {self.kind} with data.path=..."
-            )
-
-
-def digest(lines: Iterable[str]) -> str:
-    """What training data are recognised by."""
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        refuse_changed(self.state_dict(), stored, self.kind)
 
 
 def refuse_options_of_images(config: Config) -> None:

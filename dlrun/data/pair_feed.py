@@ -12,9 +12,10 @@ from torch import Tensor
 from dlrun.augment.base import Augmentation, Mixing
 from dlrun.config.schema import Config
 from dlrun.data.feed import Split
-from dlrun.data.padded_feed import PaddedFeed, digest
+from dlrun.data.padded_feed import PaddedFeed
 from dlrun.data.pair_batches import EncodedPairs, PairBatch, PairBatches
 from dlrun.data.pairs import Pair, PairData
+from dlrun.data.recognition import digest_lines, digests
 from dlrun.data.vocabulary import Vocabulary
 from dlrun.errors import DataError
 
@@ -62,7 +63,7 @@ class PairFeed(PaddedFeed[PairBatch]):
         self.end = len(self.target)
         self.outputs = (*self.target.symbols, "<end>")
         self.arguments: Mapping[str, Any] = {"source_size": len(self.source), "target_size": len(self.target) + 1}
-        self._tables = cache(self._encode)
+        self._tables, self._digests = cache(self._encode), cache(self._hash)
 
     def _encode(self, split: Split) -> EncodedPairs:
         pairs = self.pairs(split)
@@ -89,11 +90,14 @@ class PairFeed(PaddedFeed[PairBatch]):
         return f"{self.data.source}, {counts} pairs, {len(self.source)} to {len(self.target)} characters"
 
     def facts(self, split: Split) -> dict[str, int]:
-        """Pairs, and characters that the training part does not have. See :meth:`dlrun.data.feed.Feed.facts`."""
+        """Pairs, and characters of targets and of sources that the training part does not have.
+
+        See :meth:`dlrun.data.feed.Feed.facts`.
+        """
         pairs = self.pairs(split)
-        unknown = self.source.unknown(self.source.encode("".join(pair.source for pair in pairs)))
-        unknown += self.target.unknown(self.target.encode("".join(pair.target for pair in pairs)))
-        return {"pairs": len(pairs), "unknown": unknown}
+        sources = self.source.unknown(self.source.encode("".join(pair.source for pair in pairs)))
+        targets = self.target.unknown(self.target.encode("".join(pair.target for pair in pairs)))
+        return {"pairs": len(pairs), "unknown": targets, "unknown_in_sources": sources}
 
     def sample_inputs(self, count: int) -> Tensor:
         """Sources, int64 (at most ``count``, S), padded."""
@@ -103,10 +107,18 @@ class PairFeed(PaddedFeed[PairBatch]):
         """The first pairs of the training split. See :meth:`dlrun.data.feed.Feed.example`."""
         return "\n".join(f"{pair.source}  ->  {pair.target}" for pair in self.data.train[:_SHOWN])
 
+    def digest(self, split: Split) -> str | None:
+        """See :meth:`dlrun.data.feed.Feed.digest`."""
+        return self._digests(split)
+
     def state_dict(self) -> dict[str, Any]:
         """See :meth:`dlrun.data.feed.Feed.state_dict`."""
         return {
             "source": self.source.state_dict(),
             "target": self.target.state_dict(),
-            "train_digest": digest(f"{pair.source}\t{pair.target}" for pair in self.data.train),
+            **digests(self.digest),
         }
+
+    def _hash(self, split: Split) -> str | None:
+        pairs = self.pairs(split)
+        return digest_lines(f"{pair.source}\t{pair.target}" for pair in pairs) if pairs else None

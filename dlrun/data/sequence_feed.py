@@ -14,10 +14,11 @@ from dlrun.augment.base import Augmentation, Mixing
 from dlrun.config.schema import Config
 from dlrun.data.feed import Split
 from dlrun.data.length_batches import LengthBatches
-from dlrun.data.padded_feed import SPLITS, PaddedFeed, digest
+from dlrun.data.padded_feed import PaddedFeed
+from dlrun.data.recognition import SPLITS, digest_lines, digests
 from dlrun.data.sequence_batches import EncodedSequences, SequenceBatch
 from dlrun.data.sequences import Labelled, SequenceData
-from dlrun.data.vocabulary import Vocabulary
+from dlrun.data.vocabulary import Vocabulary, refuse_empty
 from dlrun.errors import CheckpointError, DataError
 
 _SHOWN = 40
@@ -38,8 +39,8 @@ class SequenceFeed(PaddedFeed[SequenceBatch]):
 
     Raises:
         UserError: if the configuration has options for images.
-        DataError: if there is nothing to train on, or there are not two labels.
-        CheckpointError: if the data have labels of another kind, or labels that are not in ``stored``.
+        DataError: if there is nothing to train on, no token is frequent enough, or there are not two labels.
+        CheckpointError: if the data have tokens or labels of another kind, or labels that are not in ``stored``.
     """
 
     kind = "sequences"
@@ -59,19 +60,25 @@ class SequenceFeed(PaddedFeed[SequenceBatch]):
             self.tokens = Vocabulary.from_state(stored["tokens"])
             self.outputs = tuple(stored["labels"])
             self._check_labels(found, stored["per_token"])
+            if self.tokens.level != data.level:
+                raise CheckpointError(
+                    f"was trained on {self.tokens.level}s, and these data are cut into {data.level}s; give data that "
+                    "are cut alike (data.level, where there is a choice)"
+                )
         elif not data.train:
             raise DataError("no sequence is left to train on; lower data.test_fraction or data.val_fraction")
         elif len(found) < 2:
             raise DataError(f"all sequences have the label {found[0]!r}: there is nothing to learn")
         else:
             self.tokens = _fitted(data)
+            refuse_empty(self.tokens, data.min_count)
             self.outputs = tuple(found)
         self.counted = "tag_count" if data.per_token else "class_count"
         self.unit: Literal["samples", "tokens"] = "tokens" if data.per_token else "samples"
         self.classes = None if data.per_token else self.outputs
         self.arguments: Mapping[str, Any] = {"token_count": len(self.tokens), self.counted: len(self.outputs)}
         self._numbers = {label: number for number, label in enumerate(self.outputs)}
-        self._tables = cache(self._encode)
+        self._tables, self._digests = cache(self._encode), cache(self._hash)
 
     def _check_labels(self, found: Sequence[str], per_token: bool) -> None:
         if per_token != self.data.per_token:
@@ -133,16 +140,23 @@ class SequenceFeed(PaddedFeed[SequenceBatch]):
         """The first sequences of the training split. See :meth:`dlrun.data.feed.Feed.example`."""
         return "\n".join(map(_shown, self.data.train[:_SHOWN]))
 
+    def digest(self, split: Split) -> str | None:
+        """See :meth:`dlrun.data.feed.Feed.digest`."""
+        return self._digests(split)
+
     def state_dict(self) -> dict[str, Any]:
         """See :meth:`dlrun.data.feed.Feed.state_dict`."""
         return {
             "tokens": self.tokens.state_dict(),
             "labels": list(self.outputs),
             "per_token": self.data.per_token,
-            "train_digest": digest(
-                f"{chr(31).join(one.tokens)}\t{chr(31).join(one.labels)}" for one in self.data.train
-            ),
+            **digests(self.digest),
         }
+
+    def _hash(self, split: Split) -> str | None:
+        sequences = self.sequences(split)
+        lines = (f"{chr(31).join(one.tokens)}\t{chr(31).join(one.labels)}" for one in sequences)
+        return digest_lines(lines) if sequences else None
 
 
 def _fitted(data: SequenceData) -> Vocabulary:

@@ -65,7 +65,7 @@ class TokenStreams:
         chunks = length // steps if drop_last else math.ceil(length / steps)
         if targets < 1 or chunks < 1:
             least = streams * (steps if drop_last else 1) + 1
-            raise ValueError(f"{len(tokens)} tokens are too few: {max(2, least)} are needed")
+            raise ValueError(f"{len(tokens)} tokens, and {max(2, least)} are needed")
         self.batch_size = streams
         self.steps_per_epoch = chunks if limit is None else min(chunks, limit)
         self._width = steps

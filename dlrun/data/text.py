@@ -63,8 +63,8 @@ def text(
     Args:
         val_fraction: share of what is not for the test split, at its end, for the validation split.
         path: file, glob such as 'docs/**/*.md', or a list of these, read one after the other (a glob in the order of
-            names, a file that is found again only the first time); null: the modules of Python's standard library (packages left out) by name up to 4 MB, a text that
-            depends on the version of Python alone.
+            names; a file that is found again only once); null: the modules of Python's standard library (packages left
+            out) by name up to 4 MB, a text that depends on the version of Python alone.
         level: token: character, byte (any file; 256 symbols), or word (with the space before it; all else by itself).
         sequence_length: tokens that a step reads of each stream; the gradient goes no further back; >= 1.
         min_count: symbols that occur less often in the training text are unknown ones, >= 1.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Literal
@@ -13,10 +12,11 @@ from torch import Tensor
 from dlrun.augment.base import Augmentation, Mixing
 from dlrun.config.schema import Config
 from dlrun.data.feed import Split
-from dlrun.data.padded_feed import SPLITS, refuse_options_of_images
+from dlrun.data.padded_feed import refuse_options_of_images
+from dlrun.data.recognition import SPLITS, digest, digests, refuse_changed
 from dlrun.data.streams import TokenStreams
 from dlrun.data.text import TextData
-from dlrun.data.vocabulary import Vocabulary
+from dlrun.data.vocabulary import Vocabulary, refuse_empty
 from dlrun.errors import CheckpointError, DataError
 
 _SHOWN = 2000
@@ -38,7 +38,8 @@ class TextFeed:
 
     Raises:
         UserError: if the configuration has options for images.
-        DataError: if there is no training text to take a vocabulary from, or one token in a split.
+        DataError: if there is no training text to take a vocabulary from, all of it is too rare, or a split has one
+            token.
         CheckpointError: if the checkpoint was trained on other tokens, such as words instead of characters.
     """
 
@@ -70,22 +71,27 @@ class TextFeed:
             raise DataError("no text is left to train on; lower data.test_fraction or data.val_fraction")
         else:
             self.vocabulary = Vocabulary.fit(data.train, data.level, data.min_count)
+            refuse_empty(self.vocabulary, data.min_count)
         self.outputs = self.vocabulary.symbols or (data.level,)
         self.arguments: Mapping[str, Any] = {"vocabulary_size": len(self.vocabulary), "token": data.level}
-        self._tokens, self._digest = cache(self._encode), cache(self._hash)
+        self._tokens, self._digests = cache(self._encode), cache(self._hash)
         if stored is None:
-            for split, size in self.sizes().items():
-                if size < 2:
-                    raise DataError(
-                        f"the {split} split has {size} token, which leaves nothing to predict; give it a larger share, "
-                        "or none"
-                    )
+            for split in self.sizes():
+                self._refuse_single(split)
 
     def _encode(self, split: Split) -> Tensor:
         return self.vocabulary.encode(getattr(self.data, split))
 
-    def _hash(self) -> str:
-        return hashlib.sha256(self._tokens("train").numpy().tobytes()).hexdigest()
+    def _refuse_single(self, split: Split) -> None:
+        if len(self._tokens(split)) > 1:
+            return
+        remedy = "give more text"
+        if split != "train":
+            remedy += f", or another data.{split}_fraction (0 for none)"
+        raise DataError(f"the {split} split has 1 token, which leaves nothing to predict; {remedy}")
+
+    def _hash(self, split: Split) -> str | None:
+        return digest(self._tokens(split).numpy().tobytes()) if getattr(self.data, split) else None
 
     def sizes(self) -> dict[Split, int]:
         """See :meth:`dlrun.data.feed.Feed.sizes`."""
@@ -114,16 +120,18 @@ class TextFeed:
                 limit=self._config.trainer.limit_batches,
             )
         except ValueError as error:
-            raise DataError(
-                f"data.batch_size={settings.batch_size} streams of data.sequence_length={self.data.sequence_length}: "
-                f"the training split of {error}; lower them, or give more text"
-            ) from None
+            asked, remedy = f"data.batch_size={settings.batch_size}", "lower it, or give more text"
+            if settings.drop_last:
+                asked += f", data.sequence_length={self.data.sequence_length}, data.drop_last=true"
+                remedy = "lower them, set data.drop_last=false, or give more text"
+            raise DataError(f"{asked}: the training split has {error}; {remedy}") from None
 
     def eval_loader(self, split: Split) -> TokenStreams | None:
         """See :meth:`dlrun.data.feed.Feed.eval_loader`."""
         tokens = self._tokens(split)
         if len(tokens) == 0:
             return None
+        self._refuse_single(split)
         return TokenStreams(
             tokens,
             self._config.data.eval_batch_size,
@@ -145,22 +153,22 @@ class TextFeed:
     def augmented(self, count: int, draws: int) -> None:
         """None: nothing augments text. See :meth:`dlrun.data.feed.Feed.augmented`."""
 
+    def digest(self, split: Split) -> str | None:
+        """See :meth:`dlrun.data.feed.Feed.digest`."""
+        return self._digests(split)
+
     def state_dict(self) -> dict[str, Any]:
         """See :meth:`dlrun.data.feed.Feed.state_dict`."""
         return {
             "vocabulary": self.vocabulary.state_dict(),
-            "train_digest": self._digest(),
+            **digests(self.digest),
             "eval_batch_size": self._config.data.eval_batch_size,
         }
 
     def check_unchanged(self, stored: Mapping[str, Any]) -> None:
         """See :meth:`dlrun.data.feed.Feed.check_unchanged`."""
         own = self.state_dict()
-        if any(own[key] != stored[key] for key in ("vocabulary", "train_digest")):
-            raise CheckpointError(
-                "the training text is not that of the checkpoint, so the run cannot be continued exactly; start a new "
-                "run, or give the former text with data.path=..."
-            )
+        refuse_changed({key: value for key, value in own.items() if key != "eval_batch_size"}, stored, "text")
         if own["eval_batch_size"] != stored["eval_batch_size"]:
             raise CheckpointError(
                 f"data.eval_batch_size was {stored['eval_batch_size']}, now {own['eval_batch_size']}: text is "

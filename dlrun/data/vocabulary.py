@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dlrun.errors import DataError
+
 Level = Literal["character", "byte", "word"]
 Text = str | bytes
 """What is cut into tokens: bytes for the level ``byte``, else decoded text."""
@@ -155,6 +157,23 @@ class Vocabulary:
     def from_state(cls, state: Mapping[str, Any]) -> Vocabulary:
         """The vocabulary that :meth:`state_dict` was called on."""
         return cls(state["level"], tuple(state["symbols"]))
+
+
+def refuse_empty(vocabulary: Vocabulary, min_count: int) -> None:
+    """Check that there is something to tell apart.
+
+    Args:
+        vocabulary: just fitted.
+        min_count: ``data.min_count``, which it was fitted with.
+
+    Raises:
+        DataError: if all is unknown.
+    """
+    if len(vocabulary) <= 1:
+        raise DataError(
+            f"data.min_count={min_count}: no {vocabulary.level} of the training text occurs so often, so that all "
+            "would be unknown; lower data.min_count"
+        )
 
 
 def _codes(text: str) -> Any:
