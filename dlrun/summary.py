@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_iter
 
+from dlrun.modes import modes_kept
 from dlrun.optim.base import needs_closure
 from dlrun.receptive import WHOLE, Field
 from dlrun.tracing import INPUT, ROOT, Seen, Trace, bytes_of, storage_of, trace_forward
@@ -127,16 +128,14 @@ def summarise(
     Raises:
         RuntimeError: if the model cannot run on the device that it lies on.
     """
-    modes = {module: module.training for module in model.modules()}
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     # Batch norm refuses a single image in training.
     batch = max(2, batch_size)
     try:
-        training = trace_forward(model, input_shape, batch, training=True)
-        evaluation = trace_forward(model, input_shape, 1, training=False)
+        with modes_kept(model):
+            training = trace_forward(model, input_shape, batch, training=True)
+            evaluation = trace_forward(model, input_shape, 1, training=False)
     finally:
-        for module, mode in modes.items():
-            module.training = mode
         for buffer, before in buffers:
             buffer.copy_(before)
     layers = tuple(_rows(model, training, evaluation, batch, batch_size))

@@ -59,38 +59,30 @@ class Additive(nn.Module):
 
 
 class Dot(nn.Module):
-    """Score a key by its product with the query: e = q . k, or q . W k in the general form.
+    """Score a key by its product with the query, with a matrix in between: e = q . W k.
 
     Args:
         query_size: D_q.
-        key_size: D_k; equal to D_q unless ``general``.
-        general: with the matrix W.
-        scaled: divide the scores by sqrt(D_q), so that their spread does not grow with the size.
-
-    Raises:
-        ValueError: if the sizes differ in the plain form.
+        key_size: D_k.
 
     Source: Luong, Pham and Manning 2015, "Effective Approaches to Attention-based Neural Machine Translation", section
-        3.1; scaled: Vaswani et al. 2017, "Attention Is All You Need", section 3.2.1
+        3.1 (there "general": without W, queries and keys would have to be of one size)
     """
 
-    def __init__(self, query_size: int, key_size: int, *, general: bool = False, scaled: bool = False) -> None:
+    def __init__(self, query_size: int, key_size: int) -> None:
         super().__init__()
-        if query_size != key_size and not general:
-            raise ValueError(f"queries of size {query_size} and keys of size {key_size} have no product; set general")
         self.query_size = query_size
-        self.key: nn.Module = nn.Linear(key_size, query_size, bias=False) if general else nn.Identity()
-        self.scale = query_size**-0.5 if scaled else 1.0
+        self.key = nn.Linear(key_size, query_size, bias=False)
 
     def prepare(self, keys: Tensor) -> Tensor:
-        """Compute W k for all keys of a source, in the plain form k itself: (B, S, D_k) to (B, S, D_q)."""
+        """Compute W k for all keys of a source: (B, S, D_k) to (B, S, D_q)."""
         projected: Tensor = self.key(keys)
         return projected
 
     def forward(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Ask once; arguments and result as for :class:`Additive`, with A = D_q."""
         _check_prepared(keys, self.query_size)
-        scores = torch.bmm(keys, query[:, :, None]).squeeze(-1) * self.scale
+        scores = torch.bmm(keys, query[:, :, None]).squeeze(-1)
         return attend(scores, values, mask)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dlrun.models.cells import CELLS, SPECS, Cell, Weights, split_recurrent
 
-RecurrentInit = Literal["orthogonal", "xavier", "default", "identity"]
+RecurrentInit = Literal["orthogonal", "xavier", "identity", "default"]
 INITS: tuple[RecurrentInit, ...] = get_args(RecurrentInit)
 
 

@@ -6,7 +6,7 @@ hypotheses of a beam, V symbols of the target; the last of these ends a target, 
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,11 @@ from dlrun.models.cells import valid
 from dlrun.models.init import HEAD_GAIN
 from dlrun.models.recurrent import Recurrent
 from dlrun.registry import MODELS
-from dlrun.types import PositiveInt, Rate
+from dlrun.types import PositiveInt, Range, Rate
 
 CellName = Literal["tanh", "relu", "lstm", "gru", "mut1", "mut2", "mut3", "highway"]
+RecurrentInit = Literal["orthogonal", "xavier", "identity", "default"]
+Number = Annotated[float, Range(ge=-100, le=100)]
 State = tuple[Tensor, ...]
 
 
@@ -239,6 +241,9 @@ def seq2seq(
     bidirectional: bool = True,
     attention: Literal["additive", "dot", "none"] = "additive",
     dropout: Rate = 0.0,
+    layer_norm: bool = False,
+    forget_bias: Number = 1.0,
+    recurrent_init: RecurrentInit = "orthogonal",
 ) -> nn.Module:
     """Encoder-decoder with attention: recurrent layers read the source, others write the target.
 
@@ -257,9 +262,12 @@ def seq2seq(
             learnt matrix in between), or none: the source is known by the encoder's last state alone.
         dropout: probability of dropping a number of an embedding, of a layer's output on its way up, and of what is
             scored, in [0, 1).
+        layer_norm: layer norm behind each product with a matrix; slower, as the steps are then taken one by one.
+        forget_bias: bias of the gate of lstm and highway that keeps the state, at the start; 1 remembers at first.
+        recurrent_init: matrices from step to step: orthogonal, xavier, identity (for relu), or default (torch's own).
 
     Raises:
-        ValueError: if a target would have no symbol beside its end.
+        ValueError: if a target would have no symbol beside its end, or the forget bias is set for a cell without it.
 
     Source: Sutskever, Vinyals and Le 2014, "Sequence to sequence learning with neural networks"; Bahdanau, Cho and
         Bengio 2015, "Neural machine translation by jointly learning to align and translate" (additive, bidirectional);
@@ -268,11 +276,24 @@ def seq2seq(
     if target_size < 2:
         raise ValueError(f"target_size={target_size}: a target needs a symbol beside its end")
     size = hidden_size if embedding_size is None else embedding_size
-    encoder = Recurrent(size, hidden_size, cell=cell, layers=layers, dropout=dropout, bidirectional=bidirectional)
-    decoder = Recurrent(size, hidden_size, cell=cell, layers=layers, dropout=dropout)
+
+    def recurrent(both: bool) -> Recurrent:
+        return Recurrent(
+            size,
+            hidden_size,
+            cell=cell,
+            layers=layers,
+            dropout=dropout,
+            layer_norm=layer_norm,
+            bidirectional=both,
+            forget_bias=forget_bias,
+            recurrent_init=recurrent_init,
+        )
+
+    encoder, decoder = recurrent(bidirectional), recurrent(False)
     asked: Additive | Dot | None = None
     if attention == "additive":
         asked = Additive(hidden_size, encoder.output_size, hidden_size)
     elif attention == "dot":
-        asked = Dot(hidden_size, encoder.output_size, general=True)
+        asked = Dot(hidden_size, encoder.output_size)
     return SequenceToSequence(source_size, target_size, size, encoder, decoder, asked, dropout)

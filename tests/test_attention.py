@@ -11,14 +11,14 @@ from torch import Tensor
 
 from dlrun.models.attention import Additive, Dot
 
-FORMS = ["additive", "dot", "scaled", "general"]
+FORMS = ["additive", "dot"]
 
 
 def make(form: str) -> Additive | Dot:
     """Attention for queries of size 4 and keys of size 4."""
     if form == "additive":
         return Additive(4, 4, 5).double()
-    return Dot(4, 4, general=form == "general", scaled=form == "scaled").double()
+    return Dot(4, 4).double()
 
 
 def ask(
@@ -46,10 +46,8 @@ def test_weights_follow_the_equations(form: str) -> None:
         for k in keys[sample].numpy():
             if form == "additive":
                 score = p["score.weight"][0] @ np.tanh(p["query.weight"] @ q + p["key.weight"] @ k)
-            elif form == "general":
-                score = q @ p["key.weight"] @ k
             else:
-                score = q @ k / (2.0 if form == "scaled" else 1.0)
+                score = q @ p["key.weight"] @ k
             scores.append(score)
         expected = np.exp(scores) / np.exp(scores).sum()
         np.testing.assert_allclose(weights[sample].detach().numpy(), expected)
@@ -111,18 +109,16 @@ def test_bfloat16_with_a_mask_is_finite(form: str) -> None:
     torch.testing.assert_close(weights.float().sum(-1), torch.tensor([1.0, 0.0, 0.0]), rtol=0, atol=0.02)
 
 
-def test_sizes_may_differ_where_a_matrix_stands_between() -> None:
+def test_queries_and_keys_may_have_other_sizes() -> None:
     query, keys, values = torch.randn(3, 4), torch.randn(3, 6, 7), torch.randn(3, 6, 2)
-    for net in (Additive(4, 7, 5), Dot(4, 7, general=True, scaled=True)):
+    for net in (Additive(4, 7, 5), Dot(4, 7)):
         context, weights = ask(net, query, keys, values)
         assert context.shape == (3, 2)
         assert weights.shape == (3, 6)
-    with pytest.raises(ValueError, match="queries of size 4 and keys of size 7 have no product; set general"):
-        Dot(4, 7)
 
 
 def test_keys_that_were_not_prepared_are_refused() -> None:
     query, keys, values = torch.randn(3, 4), torch.randn(3, 6, 7), torch.randn(3, 6, 2)
-    for net in (Additive(4, 7, 5), Dot(4, 7, general=True)):
+    for net in (Additive(4, 7, 5), Dot(4, 7)):
         with pytest.raises(ValueError, match=r"keys must be prepared: \(batch, source, [45]\), got \(3, 6, 7\)"):
             net(query, keys, values, None)

@@ -13,8 +13,11 @@ from running import make_fit
 from torch import Tensor, nn
 
 from dlrun.gradients import gradient_norms, reach
+from dlrun.losses import IGNORED
 from dlrun.models.cells import CELLS
 from dlrun.models.recurrent import Recurrent
+from dlrun.models.seq2seq import SequenceToSequence
+from dlrun.tasks.base import last_targets
 from dlrun.train.callbacks.gradient_flow import FILE, gradient_flow
 from dlrun.train.loop import train
 
@@ -98,6 +101,45 @@ def test_a_plain_cell_with_small_weights_lets_it_vanish_and_an_lstm_that_keeps_d
         left[cell] = reach(values)
     assert left["tanh"] < 1e-8
     assert left["lstm"] > 1e-2
+
+
+@pytest.mark.parametrize("kind", ["text", "tags", "pairs"])
+def test_where_every_step_has_a_loss_that_of_the_last_one_is_taken(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tags.tsv").write_text(
+        "\n\n".join("\n".join(f"w{i * k % 7}\tO{k % 2}" for k in range(30)) for i in range(9))
+    )
+    (tmp_path / "book.txt").write_text("".join(str(i * i) for i in range(600)))
+    monkeypatch.setattr(SequenceToSequence, "decode", None)
+    words = {
+        "text": ("task=language_modeling", "data=text", f"data.path={tmp_path}/book.txt", "data.sequence_length=30"),
+        "tags": (
+            "task=sequence_labeling",
+            "data=tagged_text",
+            f"data.path={tmp_path}/tags.tsv",
+            "data.test_fraction=0",
+        ),
+        "pairs": ("task=seq2seq", "data=pairs", "data.kind=reverse", "data.samples=60"),
+    }[kind]
+    model = ("model=rnn", "model.layers=1")
+    if kind == "pairs":
+        model = ("model=seq2seq", "model.bidirectional=false", "model.attention=none")
+    plain = ("model.cell=tanh", "model.hidden_size=16", "model.recurrent_init=default", "augment=none")
+    fed = ("data.batch_size=4", "data.eval_batch_size=1", "schedule=constant", "schedule.warmup=0ep")
+    fit = make_fit(tmp_path, *words, *model, *plain, *fed, callbacks={})
+    gradient_flow().fit_start(fit)
+    (row,) = [json.loads(line) for line in (fit.run.path / FILE).read_text().splitlines()]
+    # The gradient comes from the last step alone: it falls all the way, and a plain cell leaves little of it.
+    for norms in row["norms"].values():
+        assert norms[0] < norms[len(norms) // 2] < norms[-1]
+        assert norms[0] < norms[-1] * (0.5 if kind == "pairs" else 1e-2)
+
+
+def test_the_last_target_of_each_row_is_kept() -> None:
+    targets = torch.tensor([[3, 4, 5], [3, IGNORED, IGNORED], [IGNORED, 4, IGNORED], [IGNORED] * 3])
+    kept = last_targets(targets)
+    assert kept.tolist() == [[IGNORED, IGNORED, 5], [3, IGNORED, IGNORED], [IGNORED, 4, IGNORED], [IGNORED] * 3]
 
 
 def test_the_training_does_not_notice(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -13,14 +13,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from dlrun.models import rnn, seq2seq
 from dlrun.models.cells import CELLS, SPECS, Cell
 from dlrun.models.recurrent import Recurrent
+from dlrun.models.recurrent_weights import INITS
 
 Array = npt.NDArray[np.float64]
 FORMS = [(cell, norm) for cell in CELLS for norm in (False, True)]
 QUICK_TO_EXPORT: list[tuple[Cell, bool]] = [("lstm", False), ("mut1", False)]
 """A kernel and steps; the other forms are exported in the slow suite."""
 EPS = 1e-5
+
+
+def test_the_names_of_options_are_those_of_the_layers() -> None:
+    # Options are read from the file of a model without importing others, so that each has lists of its own.
+    for module in (rnn, seq2seq):
+        assert get_args(module.CellName) == CELLS
+        assert get_args(module.RecurrentInit) == INITS
+        assert get_args(module.Number) == get_args(rnn.Number)
 
 
 def sigm(x: Array) -> Array:

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from dlrun import checkpoint
 from dlrun.data.pair_batches import EncodedPairs, PairBatch, PairBatches
 from dlrun.data.pairs import PairData
-from dlrun.errors import CheckpointError, DataError
+from dlrun.errors import CheckpointError, DataError, UserError
 from dlrun.losses import IGNORED, cross_entropy
 from dlrun.models.seq2seq import SequenceToSequence
 from dlrun.registry import DATASETS, MODELS, TASKS
@@ -310,6 +310,17 @@ def test_decoding_is_the_loop_one_would_write(beam: int) -> None:
             assert tokens[: len(target)] == list(target)[: len(tokens)]
             assert all(symbol == END for symbol in tokens[len(target) :])
             assert found.scores[row, place].item() == pytest.approx(score)
+
+
+def test_its_layers_are_those_of_the_library() -> None:
+    net = model(layer_norm=True, forget_bias=2.5, recurrent_init="identity")
+    for layers in (net.encoder, net.decoder):
+        weights = dict(layers.named_parameters())
+        assert {"directions.0.gain_ih", "directions.0.gain_hh"} <= weights.keys()
+        assert (weights["directions.0.bias"] == 2.5).sum() == 6
+        assert weights["directions.0.weight_hh"].view(4, 6, 6).equal(torch.eye(6).expand(4, 6, 6))
+    with pytest.raises(UserError, match="forget_bias=2 has no effect with cell=gru"):
+        model(cell="gru", forget_bias=2.0)
 
 
 def test_wrong_sizes_are_refused() -> None:

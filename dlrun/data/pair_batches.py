@@ -33,7 +33,7 @@ class PairBatch(NamedTuple):
     progress: float
     """Share of the training that lies before this batch, in [0, 1); 0 in an evaluation."""
     longest: int
-    """Symbols of the longest target of the whole split, with its end."""
+    """Symbols of the longest target of the whole split, with its end; 0: nothing is to be decoded."""
 
 
 class EncodedPairs:

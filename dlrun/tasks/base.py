@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from dlrun.losses import IGNORED
+
 Batch = Any
 """What a loader yields and only the task takes apart: a tuple of tensors for the built-in tasks."""
 
@@ -81,6 +83,21 @@ class Task(Protocol):
 
     def derive(self, means: Mapping[str, float]) -> Mapping[str, float]:
         """Metrics that follow from the means of the others over many batches, such as a perplexity."""
+
+
+def last_targets(targets: Tensor) -> Tensor:
+    """Mask all targets of each sequence but the last one that counts.
+
+    Args:
+        targets: int64 (B, T), :data:`dlrun.losses.IGNORED` where nothing is asked.
+
+    Returns:
+        (B, T) with at most one target in each row.
+    """
+    asked = targets != IGNORED
+    # The last one is where the count of those from there on is one.
+    behind = asked.flip(1).cumsum(1).flip(1)
+    return targets.masked_fill(~(asked & (behind == 1)), IGNORED)
 
 
 def complete(task: Task, means: Mapping[str, float]) -> dict[str, float]:

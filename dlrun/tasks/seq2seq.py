@@ -12,7 +12,7 @@ from dlrun.data.pair_batches import PairBatch
 from dlrun.data.pair_feed import PairFeed
 from dlrun.losses import IGNORED, Loss
 from dlrun.registry import TASKS
-from dlrun.tasks.base import Carried, StepOutput
+from dlrun.tasks.base import Carried, StepOutput, last_targets
 from dlrun.types import Fraction, PositiveInt
 
 EXAMINED = 1000
@@ -83,7 +83,8 @@ class seq2seq:  # named as in YAML
         return cut
 
     def forward(self, model: nn.Module, batch: PairBatch, carried: Carried = None) -> StepOutput:
-        """Scores of the next symbols, their loss, and in evaluation what the model writes by itself.
+        """Scores of the next symbols, their loss, and in evaluation what the model writes by itself (with
+        ``batch.longest=0`` nothing).
 
         Returns:
             The outputs are counts of each pair, int64 (B, 3): symbols that were right, whether the whole target was,
@@ -93,8 +94,9 @@ class seq2seq:  # named as in YAML
         logits = model(batch.source, batch.source_lengths, batch.inputs, teacher)
         loss = self.loss(logits.flatten(0, 1), batch.targets.flatten())
         hits = (logits.detach().argmax(-1) == batch.targets).sum(1)
-        exact = torch.zeros_like(hits) if model.training else self._exact(model, batch)
-        decoded = torch.full_like(hits, 0 if model.training else 1)
+        decodes = not model.training and batch.longest > 0
+        exact = self._exact(model, batch) if decodes else torch.zeros_like(hits)
+        decoded = torch.full_like(hits, int(decodes))
         counts = torch.stack([hits, exact, decoded], 1)
         return StepOutput(loss, counts, torch.tensor(batch.lengths, device=counts.device))
 
@@ -121,6 +123,10 @@ class seq2seq:  # named as in YAML
             batch.source, batch.source_lengths, beam=self.beam, max_length=steps, best_only=True
         )
         return found
+
+    def last_only(self, batch: PairBatch) -> PairBatch:
+        """The same pairs with the last symbol of each target, its end, as the only prediction; nothing is decoded."""
+        return batch._replace(targets=last_targets(batch.targets), lengths=(1,) * len(batch.lengths), longest=0)
 
     def score(self, outputs: Tensor, targets: Tensor) -> Mapping[str, Tensor]:
         """Numbers of symbols that were right, of targets that were, and of targets that were decoded."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dlrun.data.sequence_batches import SequenceBatch
 from dlrun.losses import Loss
 from dlrun.registry import TASKS
-from dlrun.tasks.base import Carried, StepOutput
+from dlrun.tasks.base import Carried, StepOutput, last_targets
 from dlrun.tasks.sequence_classification import cut
 
 
@@ -44,6 +44,10 @@ class sequence_labeling:  # named as in YAML
         """
         logits, targets = model(batch.tokens, batch.lengths).flatten(0, 1), batch.targets.flatten()
         return StepOutput(self.loss(logits, targets), logits.detach().argmax(1), targets)
+
+    def last_only(self, batch: SequenceBatch) -> SequenceBatch:
+        """The same sequences, of which the last token alone is to be tagged."""
+        return batch._replace(targets=last_targets(batch.targets), counts=(1,) * len(batch.counts))
 
     def score(self, outputs: Tensor, targets: Tensor) -> Mapping[str, Tensor]:
         """Number of tokens whose tag was predicted; a masked target equals no prediction."""

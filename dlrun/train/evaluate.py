@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dlrun.config.schema import Precision
 from dlrun.data.feed import BatchLoader
 from dlrun.meters import Meters
+from dlrun.modes import modes_kept
 from dlrun.tasks.base import Carried, StepOutput, Task, complete
 from dlrun.train.step import autocast
 
@@ -77,18 +78,12 @@ def _forward_all(
     take: Callable[[StepOutput, int], bool],
 ) -> bool:
     """Run the model over all batches until ``take`` gives False; returns whether it never did."""
-    # Frozen parts are in eval mode all the time.
-    modes = {module: module.training for module in model.modules()}
     carried: Carried = None
-    model.eval()
-    try:
-        with torch.inference_mode(), autocast(precision, device):
-            for batch in loader.epoch(0):
-                output = task.forward(model, batch, carried)
-                carried = output.carried
-                if not take(output, task.size(batch)):
-                    return False
-        return True
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    with modes_kept(model), torch.inference_mode(), autocast(precision, device):
+        model.eval()
+        for batch in loader.epoch(0):
+            output = task.forward(model, batch, carried)
+            carried = output.carried
+            if not take(output, task.size(batch)):
+                return False
+    return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 from torch import Tensor
@@ -11,10 +12,12 @@ from torch import Tensor
 from dlrun.charts import draw_gradient_flow
 from dlrun.gradients import Norms, gradient_norms, reach
 from dlrun.models.recurrent import Recurrent
+from dlrun.modes import modes_kept
 from dlrun.registry import CALLBACKS
 from dlrun.runfolder import finite
 from dlrun.train.callbacks.tensorboard import tensorboard
 from dlrun.train.fit import Callback, Fit, log
+from dlrun.train.grown_file import GrownFile
 from dlrun.types import Duration, PositiveDuration
 
 FILE = "gradient_flow.jsonl"
@@ -23,6 +26,10 @@ FILE = "gradient_flow.jsonl"
 @CALLBACKS.register
 class gradient_flow(Callback):  # named as in YAML
     """Measure now and then the norm of the loss's gradient with respect to the hidden state at every time step.
+
+    The loss is one for each sequence, at its end: that of its class, or of its last token alone, since a loss at every
+    step would hide how little of the last one reaches the first. Of sequences of different lengths the last step is
+    that of the longest alone, the first one that of all.
 
     At the beginning and each ``every`` it takes the first batch of the validation split (without one, of the training
     split, in its own order), in eval mode and fp32. It writes a row of ``gradient_flow.jsonl`` (step, epoch, norms by
@@ -41,9 +48,8 @@ class gradient_flow(Callback):  # named as in YAML
         if every.is_time:
             raise ValueError(f"every={every}: must be in epochs (ep) or steps (st)")
         self.every = every
-        self._size = 0
+        self._file = GrownFile(FILE)
         self._active = False
-        self._failed = False
 
     def fit_start(self, fit: Fit) -> None:
         """Cut the file back to the checkpoint; measure before the first step."""
@@ -51,13 +57,7 @@ class gradient_flow(Callback):  # named as in YAML
         if not self._active:
             log.warning("callbacks.gradient_flow: model %s has no recurrent layers to look at", fit.config.model.name)
             return
-        path = fit.run.path / FILE
-        try:
-            if path.is_file() and path.stat().st_size > self._size:
-                with path.open("r+b") as file:
-                    file.truncate(self._size)
-        except OSError as error:
-            self._complain(error)
+        self._file.cut_back(fit.run.path)
         self._beat = fit.timeline.beat(self.every)
         if fit.state.step == 0:
             self._measure(fit)
@@ -69,11 +69,11 @@ class gradient_flow(Callback):  # named as in YAML
 
     def state_dict(self) -> dict[str, Any]:
         """Length of the file in bytes."""
-        return {"size": self._size}
+        return {"size": self._file.size}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from ``state``."""
-        self._size = state["size"]
+        self._file.size = state["size"]
 
     def _measure(self, fit: Fit) -> None:
         norms = _norms(fit)
@@ -84,37 +84,26 @@ class gradient_flow(Callback):  # named as in YAML
         told = ", ".join(f"{name} {share:.1e}" for name, share in left.items())
         log.info("gradient at the first step, of that at the last: %s (step %d)", told, fit.state.step)
         row = finite({"step": fit.state.step, "epoch": fit.state.epoch, "norms": norms})
+        self._file.append(fit.run.path, json.dumps(row) + "\n")
         path = fit.run.path / FILE
         try:
-            with path.open("ab") as file:
-                file.write((json.dumps(row) + "\n").encode())
-                self._size = file.tell()
             rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
             draw_gradient_flow(path.with_suffix(".png"), rows)
         except OSError as error:
-            self._complain(error)
-
-    def _complain(self, error: OSError) -> None:
-        if not self._failed:
-            log.warning("%s cannot be written: %s. The run goes on without it", FILE, error.strerror)
-        self._failed = True
+            self._file.complain(error)
 
 
 def _norms(fit: Fit) -> Norms:
-    """Of the same batch each time, with the network as it is in an evaluation."""
+    """Of the same batch each time, with the network as it is in an evaluation, and one loss at each sequence's end."""
     loader = fit.feed.eval_loader("val") or fit.feed.eval_loader("train")
     assert loader is not None
-    # Frozen parts are in eval mode all the time.
-    modes = {module: module.training for module in fit.model.modules()}
-    fit.model.eval()
-    try:
+    narrow = getattr(fit.task, "last_only", None)
+    with closing(loader), modes_kept(fit.model):
+        fit.model.eval()
         batch = next(iter(loader.epoch(0)))
+        chosen = batch if narrow is None else narrow(batch)
 
         def loss() -> Tensor:
-            return fit.task.forward(fit.model, batch).loss
+            return fit.task.forward(fit.model, chosen).loss
 
         return gradient_norms(fit.model, loss)
-    finally:
-        loader.close()
-        for module, training in modes.items():
-            module.training = training

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 
 from dlrun.data.vocabulary import UNKNOWN, Vocabulary
+from dlrun.modes import modes_kept
 from dlrun.registry import CALLBACKS
 from dlrun.sampling import generate, start_tokens
 from dlrun.train.callbacks.tensorboard import tensorboard
 from dlrun.train.fit import Callback, Fit, log
+from dlrun.train.grown_file import GrownFile
 from dlrun.types import Duration, NonNegativeFloat, NonNegativeInt, PositiveDuration, PositiveInt
 
 
@@ -51,31 +53,28 @@ class sample_text(Callback):  # named as in YAML
         self.temperature = temperature
         self.prompt = prompt
         self.seed = seed
-        self._size = 0
+        self._file = GrownFile("samples.txt")
         self._vocabulary: Vocabulary | None = None
-        self._failed = False
         self._beat: Callable[[int], bool] = bool
 
-    def fit_start(self, fit: Fit) -> None:
-        """Look at the data; cut the file back to the checkpoint.
+    def check(self, fit: Fit) -> None:
+        """Look at the data.
 
         Raises:
             UserError: if the training text has no such symbols as the prompt.
         """
         vocabulary = getattr(fit.feed, "vocabulary", None)
-        if not isinstance(vocabulary, Vocabulary) or fit.config.task.name != "language_modeling":
+        if isinstance(vocabulary, Vocabulary) and fit.config.task.name == "language_modeling":
+            start_tokens(vocabulary, self.prompt, "callbacks.sample_text.prompt")
+            self._vocabulary = vocabulary
+
+    def fit_start(self, fit: Fit) -> None:
+        """Cut the file back to the checkpoint."""
+        if self._vocabulary is None:
             log.warning("callbacks.sample_text: this run trains no language model, so there is no text to sample")
             return
         self._beat = fit.timeline.beat(self.every)
-        start_tokens(vocabulary, self.prompt, "callbacks.sample_text.prompt")
-        self._vocabulary = vocabulary
-        path = fit.run.path / "samples.txt"
-        try:
-            if path.is_file() and path.stat().st_size > self._size:
-                with path.open("r+b") as file:
-                    file.truncate(self._size)
-        except OSError as error:
-            self._complain(error)
+        self._file.cut_back(fit.run.path)
 
     def step_end(self, fit: Fit) -> None:
         """Write a text when it is time."""
@@ -88,25 +87,23 @@ class sample_text(Callback):  # named as in YAML
             return
         indented = textwrap.indent(text, "    ", lambda line: True)
         log.info("sample at step %d\n%s", fit.state.step, indented)
-        self._keep(fit, text)
+        self._file.append(fit.run.path, f"--- step {fit.state.step}, epoch {fit.state.epoch + 1}\n{text}\n\n")
         for callback in fit.callbacks.values():
             if isinstance(callback, tensorboard):
                 callback.text(fit, "sample", indented)
 
     def state_dict(self) -> dict[str, Any]:
         """Length of the file in bytes."""
-        return {"size": self._size}
+        return {"size": self._file.size}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from ``state``."""
-        self._size = state["size"]
+        self._file.size = state["size"]
 
     def _write_text(self, fit: Fit, vocabulary: Vocabulary) -> str:
         model = fit.model if fit.judged is None else fit.judged.model
-        # Frozen parts are in eval mode all the time.
-        modes = {module: module.training for module in model.modules()}
-        model.eval()
-        try:
+        with modes_kept(model):
+            model.eval()
             drawn = generate(
                 model,
                 start_tokens(vocabulary, self.prompt).to(fit.device),
@@ -117,19 +114,3 @@ class sample_text(Callback):  # named as in YAML
                 window=int(fit.config.data.params["sequence_length"]),
             )
             return self.prompt + vocabulary.decode([token for (token,) in drawn])
-        finally:
-            for module, training in modes.items():
-                module.training = training
-
-    def _keep(self, fit: Fit, text: str) -> None:
-        try:
-            with (fit.run.path / "samples.txt").open("ab") as file:
-                file.write(f"--- step {fit.state.step}, epoch {fit.state.epoch + 1}\n{text}\n\n".encode())
-                self._size = file.tell()
-        except OSError as error:
-            self._complain(error)
-
-    def _complain(self, error: OSError) -> None:
-        if not self._failed:
-            log.warning("samples.txt cannot be written: %s. The run goes on without it", error.strerror)
-        self._failed = True
