@@ -13,6 +13,7 @@ import torch
 from helpers import Dlrun
 from running import make_fit
 from sklearn.metrics import roc_auc_score
+from torch import nn
 
 from dlrun import inspection
 from dlrun.cell_page import Line, page
@@ -216,6 +217,33 @@ def test_chosen_cells_of_a_given_text_for_programs(dlrun: Dlrun, run: Fit) -> No
     assert "of them unknown to the model" in Path("x.html").read_text()
 
 
+def test_words_that_the_vocabulary_lacks_are_shown_as_they_are(dlrun: Dlrun, run: Fit, tmp_path: Path) -> None:
+    book = run.run.path.parent / "book.txt"
+    words = (*SMALL, f"data.path={book}", "data.level=word", "trainer.epochs=1")
+    fit = make_fit(tmp_path, *words, callbacks={"checkpoint": checkpoint(monitor="val/loss", mode="min")})
+    train(fit)
+    Path("some.txt").write_text("\ufeff4 Green (of two) blue flasks", encoding="utf-8")
+    done = dlrun("inspect", "cells", f"checkpoint={fit.run.path}", "file=some.txt", "output=x.html", "cells=[0:1]")
+    assert done.code == 0, done.text
+    assert "9 tokens of some.txt, 3 of them unknown to the model" in done.out
+    read = Texts()
+    read.feed(Path("x.html").read_text())
+    assert read.shown == ["4 Green (of two) blue flasks"]
+
+
+def test_a_model_of_two_stacks_is_told_from_one_of_none(
+    dlrun: Dlrun, run: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dlrun.models.recurrent.Recurrent", nn.Module)
+    done = dlrun("inspect", "cells", f"checkpoint={run.run.path}")
+    assert done.code == 2
+    assert re.search(
+        r"model 'rnn' has \d stacks of recurrent layers, and dlrun inspect cells reads a model with", done.err
+    )
+    monkeypatch.setattr("dlrun.models.recurrent.Recurrent", nn.Conv2d)
+    assert "has no recurrent layers of dlrun" in dlrun("inspect", "cells", f"checkpoint={run.run.path}").err
+
+
 def test_a_given_file_is_read(dlrun: Dlrun, run: Fit) -> None:
     Path("some.txt").write_text("4 Green (of 2)\n" * 30)
     words = ("file=some.txt", "length=100", "show=20", "output=x.html")
@@ -243,6 +271,8 @@ def test_a_given_file_is_read(dlrun: Dlrun, run: Fit) -> None:
         (("cells", "checkpoint=RUN", "text=a"), "text=: there is hardly any text to read"),
         (("cells", "checkpoint=RUN", "file=no.txt"), "file=no.txt: cannot be read: No such file or directory"),
         (("cells", "checkpoint=RUN", "file=latin.txt"), "file=latin.txt: is not UTF-8 text (byte at offset 2)"),
+        # As Python passes on what is no UTF-8 on the command line.
+        (("cells", "checkpoint=RUN", "text=äb\udcff and more"), "text=: is not UTF-8 text (byte at offset 3)"),
         (("cells", "checkpoint=RUN", "data.path=no.txt"), "or give what to read with text=... or file=..."),
         (("cells", "checkpoint=RUN", "output=no/x.html"), "output=no/x.html: cannot be written: No such file"),
     ],

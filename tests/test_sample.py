@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,12 @@ def test_cut_offs_by_hand() -> None:
 def test_options_out_of_range(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="temperature must be >= 0, top_k >= 1 and top_p in"):
         probabilities(torch.zeros(1, 3), **options)
+
+
+def test_where_every_token_is_excluded_none_is_drawn() -> None:
+    for temperature in (0.0, 1.0):
+        with pytest.raises(ValueError, match="every token is excluded"):
+            probabilities(torch.zeros(2, 1), temperature=temperature, excluded=(0,))
 
 
 def test_scores_that_are_not_finite() -> None:
@@ -347,9 +354,11 @@ def test_a_broken_model_is_left_to_the_loop(tmp_path: Path, book: Path) -> None:
     assert fit.state.stop.reason == "diverged"
 
 
-def test_what_the_callback_refuses(tmp_path: Path, book: Path) -> None:
+def test_what_the_callback_refuses(dlrun: Dlrun, book: Path) -> None:
     with pytest.raises(ValueError, match=r"every=5min: must be in epochs \(ep\) or steps \(st\)"):
         sample_text(every=Duration(5, "min"))
-    fit = make_fit(tmp_path, *SMALL, f"data.path={book}", callbacks={"sample_text": sample_text(prompt="ö")})
-    with pytest.raises(UserError, match=r"callbacks\.sample_text\.prompt: the text .* has no 'ö'"):
-        train(fit)
+    done = dlrun("train", *SMALL, f"data.path={book}", "callbacks.sample_text={prompt: 'ö'}", "run.root=none")
+    assert done.code == 2
+    assert re.search(r"callbacks\.sample_text\.prompt: the text .* has no 'ö'", done.err)
+    # A folder without a run would be what resume=auto takes next.
+    assert not Path("none").exists()

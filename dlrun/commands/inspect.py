@@ -46,7 +46,7 @@ def inspect(request: Request) -> int:
     length, shown = request.whole("length", 20) or _LENGTH, request.whole("show") or _SHOWN
     subject = load_language_model(request, "inspect cells")
     text, source = _text(subject, request)
-    from dlrun.cell_page import page, told
+    from dlrun.cell_page import page
 
     tokens = subject.vocabulary.encode(text)[:length].long()
     if len(tokens) < 2:
@@ -66,19 +66,26 @@ def inspect(request: Request) -> int:
         raise UserError(f"output={output}: cannot be written: {error.strerror}; choose another place") from None
     if request.json:
         print(json.dumps(_plain(name, source, len(tokens), lines, gates, output), indent=2))
-        return EXIT_DONE
-    log.info("checkpoint  %s%s\ntext        %s\n", name, subject.kind and f", {subject.kind} weights", facts)
+    else:
+        about = f"checkpoint  {name}{subject.kind and f', {subject.kind} weights'}\ntext        {facts}\n"
+        _print(about, lines, gates, output)
+    return EXIT_DONE
+
+
+def _print(about: str, lines: list[Line], gates: list[Saturation], output: Path) -> None:
+    """What the units tell and how the gates stand, for people."""
+    from dlrun.cell_page import told
+
+    log.info("%s", about)
     log.info("  %-8s  %s", "unit", "tells")
     for line in lines:
         log.info("  %-8s  %s", line.name, told(line.found))
     if gates:
         log.info("\n  %-5s  %-9s  %6s  %6s", "layer", "gate", "shut", "open")
     for gate in gates:
-        log.info(
-            "  %-5d  %-9s  %5.1f%%  %5.1f%%", gate.layer, gate.gate, *(100 * v.mean() for v in (gate.left, gate.right))
-        )
+        shares = (100 * side.mean() for side in (gate.left, gate.right))
+        log.info("  %-5d  %-9s  %5.1f%%  %5.1f%%", gate.layer, gate.gate, *shares)
     log.info("\nwritten     %s", display_path(output.absolute()))
-    return EXIT_DONE
 
 
 def _cells(word: str | None) -> list[tuple[int, int]]:
@@ -98,8 +105,12 @@ def _text(subject: SavedLanguageModel, request: Request) -> tuple[Text, str]:
 
     binary = subject.vocabulary.level == "byte"
     if "text" in request.reserved:
-        text = request.reserved["text"]
-        return (text.encode("utf-8", "surrogateescape") if binary else text), "text="
+        # What is no UTF-8 on the command line comes as surrogates.
+        raw = request.reserved["text"].encode("utf-8", "surrogateescape")
+        try:
+            return (raw if binary else raw.decode("utf-8")), "text="
+        except UnicodeDecodeError as error:
+            raise UserError(f"text=: is not UTF-8 text (byte at offset {error.start})") from None
     if "file" in request.reserved:
         path = Path(request.reserved["file"]).expanduser()
         try:
@@ -121,8 +132,12 @@ def _text(subject: SavedLanguageModel, request: Request) -> tuple[Text, str]:
 
 def _pieces(subject: SavedLanguageModel, text: Text, tokens: Tensor) -> list[str]:
     """The text of each token as it stands there, also of those that the vocabulary lacks."""
+    from dlrun.data.vocabulary import words
+
     if subject.vocabulary.level == "character" and isinstance(text, str):
         return list(text[: len(tokens)])
+    if subject.vocabulary.level == "word" and isinstance(text, str):
+        return words(text)[: len(tokens)]
     pieces = list(subject.vocabulary.pieces(tokens.tolist()))
     return [*pieces[: len(tokens) - 1], "".join(pieces[len(tokens) - 1 :])]
 
@@ -161,10 +176,12 @@ def _run(subject: SavedLanguageModel, tokens: Tensor) -> list[dict[str, Tensor]]
 
     layers = [module for module in subject.model.modules() if isinstance(module, Recurrent)]
     if len(layers) != 1:
-        raise UserError(
-            f"checkpoint {subject.saved.path}: model {subject.saved.config.model.name!r} has no recurrent layers of "
-            "dlrun (models.recurrent), so there are no cells to inspect"
+        what = (
+            f"{len(layers)} stacks of recurrent layers, and dlrun inspect cells reads a model with one"
+            if layers
+            else "no recurrent layers of dlrun (models.recurrent), so there are no cells to inspect"
         )
+        raise UserError(f"checkpoint {subject.saved.path}: model {subject.saved.config.model.name!r} has {what}")
     inputs: list[Tensor] = []
 
     def keep(_: nn.Module, given: tuple[Any, ...]) -> None:

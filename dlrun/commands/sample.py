@@ -73,12 +73,7 @@ def sample(request: Request) -> int:
     if request.json:
         print(json.dumps({"seed": wish.seed, "texts": texts}))
     else:
-        _show("" if not written or texts[0].endswith("\n") else "\n", iter(()))
-        for number, text in enumerate(texts[1:], 2):
-            # On a terminal the numbers stand between the texts; in a file an empty line does.
-            _show("\n", iter(()))
-            log.info("text        %d of %d", number, wish.samples)
-            _show(text if text.endswith("\n") else f"{text}\n", iter(()))
+        _show_rest(texts, written)
     count = sum(map(len, rows))
     log.info(
         "written     %s %ss in %.1f s (%s/s)", f"{count:,}", subject.vocabulary.level, seconds, _rate(count, seconds)
@@ -141,6 +136,16 @@ def _show(begin: str, pieces: Iterator[str]) -> None:
     for piece in pieces:
         sys.stdout.write(piece)
         sys.stdout.flush()
+
+
+def _show_rest(texts: list[str], written: bool) -> None:
+    """All texts but the first, of which the end of the line may be missing if it was written."""
+    _show("" if not written or texts[0].endswith("\n") else "\n", iter(()))
+    for number, text in enumerate(texts[1:], 2):
+        # On a terminal the numbers stand between the texts; in a file an empty line does.
+        _show("\n", iter(()))
+        log.info("text        %d of %d", number, len(texts))
+        _show(text if text.endswith("\n") else f"{text}\n", iter(()))
 
 
 def _rate(count: int, seconds: float) -> str:

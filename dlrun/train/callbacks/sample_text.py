@@ -58,18 +58,18 @@ class sample_text(Callback):  # named as in YAML
         self._beat: Callable[[int], bool] = bool
 
     def check(self, fit: Fit) -> None:
-        """Look at the data.
+        """Look at the prompt.
 
         Raises:
-            UserError: if the training text has no such symbols as the prompt.
+            UserError: if the training text has no such symbols.
         """
-        vocabulary = getattr(fit.feed, "vocabulary", None)
-        if isinstance(vocabulary, Vocabulary) and fit.config.task.name == "language_modeling":
+        vocabulary = _vocabulary_of(fit)
+        if vocabulary is not None:
             start_tokens(vocabulary, self.prompt, "callbacks.sample_text.prompt")
-            self._vocabulary = vocabulary
 
     def fit_start(self, fit: Fit) -> None:
-        """Cut the file back to the checkpoint."""
+        """Look at the data; cut the file back to the checkpoint."""
+        self._vocabulary = _vocabulary_of(fit)
         if self._vocabulary is None:
             log.warning("callbacks.sample_text: this run trains no language model, so there is no text to sample")
             return
@@ -114,3 +114,9 @@ class sample_text(Callback):  # named as in YAML
                 window=int(fit.config.data.params["sequence_length"]),
             )
             return self.prompt + vocabulary.decode([token for (token,) in drawn])
+
+
+def _vocabulary_of(fit: Fit) -> Vocabulary | None:
+    """Of the text; None if no language model is trained."""
+    vocabulary = getattr(fit.feed, "vocabulary", None)
+    return vocabulary if isinstance(vocabulary, Vocabulary) and fit.config.task.name == "language_modeling" else None
