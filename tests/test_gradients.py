@@ -126,7 +126,7 @@ def test_where_every_step_has_a_loss_that_of_the_last_one_is_taken(
     if kind == "pairs":
         model = ("model=seq2seq", "model.bidirectional=false", "model.attention=none")
     plain = ("model.cell=tanh", "model.hidden_size=16", "model.recurrent_init=default", "augment=none")
-    fed = ("data.batch_size=4", "data.eval_batch_size=1", "schedule=constant", "schedule.warmup=0ep")
+    fed = ("data.batch_size=4", "data.eval_batch_size=4", "schedule=constant", "schedule.warmup=0ep")
     fit = make_fit(tmp_path, *words, *model, *plain, *fed, callbacks={})
     gradient_flow().fit_start(fit)
     (row,) = [json.loads(line) for line in (fit.run.path / FILE).read_text().splitlines()]
@@ -134,6 +134,20 @@ def test_where_every_step_has_a_loss_that_of_the_last_one_is_taken(
     for norms in row["norms"].values():
         assert norms[0] < norms[len(norms) // 2] < norms[-1]
         assert norms[0] < norms[-1] * (0.5 if kind == "pairs" else 1e-2)
+
+
+def test_of_short_and_long_sequences_the_long_ones_are_measured(tmp_path: Path) -> None:
+    # Most texts have one word, and end where the long ones begin.
+    lines = [f"{'ab'[i % 2]}\t{'x' * (1 if i % 10 else 40)}{i}" for i in range(60)]
+    (tmp_path / "texts.tsv").write_text("\n".join(lines))
+    words = [word for word in SEQUENCES if "data" not in word]
+    words += ["data=labelled_text", f"data.path={tmp_path}/texts.tsv", "data.batch_size=9", "data.val_fraction=0.5"]
+    fit = make_fit(tmp_path, *words, "model.cell=tanh", "model.recurrent_init=default", callbacks={})
+    gradient_flow().fit_start(fit)
+    (row,) = [json.loads(line) for line in (fit.run.path / FILE).read_text().splitlines()]
+    (norms,) = row["norms"].values()
+    assert len(norms) > 40
+    assert norms[0] < 1e-6 * norms[-1]
 
 
 def test_the_last_target_of_each_row_is_kept() -> None:

@@ -85,6 +85,12 @@ class Task(Protocol):
         """Metrics that follow from the means of the others over many batches, such as a perplexity."""
 
 
+def longest_rows(*lengths: Sequence[int]) -> list[int]:
+    """The rows of a batch that are the longest; of those that are by the first lengths, those that are by the next."""
+    keys = list(zip(*lengths, strict=True))
+    return [row for row, key in enumerate(keys) if key == max(keys)]
+
+
 def last_targets(targets: Tensor) -> Tensor:
     """Mask all targets of each sequence but the last one that counts.
 

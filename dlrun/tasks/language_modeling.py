@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dlrun.data.streams import TokenBatch
 from dlrun.losses import Loss
 from dlrun.registry import TASKS
-from dlrun.tasks.base import Carried, StepOutput, last_targets
+from dlrun.tasks.base import Carried, StepOutput, last_targets, longest_rows
 
 BITS = {"character": "bpc", "byte": "bpb", "word": "bpw"}
 """Level of the tokens -> name of the loss in bits."""
@@ -65,9 +65,9 @@ class language_modeling:  # named as in YAML
         return StepOutput(loss, logits.detach().argmax(1), targets, after)
 
     def last_only(self, batch: TokenBatch) -> TokenBatch:
-        """The same streams with the last prediction of the chunk as the only one."""
-        lengths = tuple(min(1, length) for length in batch.lengths)
-        return batch._replace(targets=last_targets(batch.targets), lengths=lengths)
+        """The longest of the streams with the last prediction of the chunk as the only one."""
+        rows = longest_rows(batch.lengths)
+        return TokenBatch(batch.inputs[rows], last_targets(batch.targets[rows]), (1,) * len(rows))
 
     def score(self, outputs: Tensor, targets: Tensor) -> Mapping[str, Tensor]:
         """Number of tokens that were predicted; a masked target equals no prediction."""

@@ -12,7 +12,7 @@ from dlrun.data.pair_batches import PairBatch
 from dlrun.data.pair_feed import PairFeed
 from dlrun.losses import IGNORED, Loss
 from dlrun.registry import TASKS
-from dlrun.tasks.base import Carried, StepOutput, last_targets
+from dlrun.tasks.base import Carried, StepOutput, last_targets, longest_rows
 from dlrun.types import Fraction, PositiveInt
 
 EXAMINED = 1000
@@ -125,8 +125,14 @@ class seq2seq:  # named as in YAML
         return found
 
     def last_only(self, batch: PairBatch) -> PairBatch:
-        """The same pairs with the last symbol of each target, its end, as the only prediction; nothing is decoded."""
-        return batch._replace(targets=last_targets(batch.targets), lengths=(1,) * len(batch.lengths), longest=0)
+        """Of the pairs with the longest targets those with the longest sources, with the end of each target as the only
+        prediction; nothing is decoded."""
+        rows = longest_rows(batch.lengths, batch.source_lengths.tolist())
+        source, source_lengths, inputs, targets = (tensor[rows] for tensor in batch[:4])
+        width = int(source_lengths.max())
+        return PairBatch(
+            source[:, :width], source_lengths, inputs, last_targets(targets), (1,) * len(rows), batch.progress, 0
+        )
 
     def score(self, outputs: Tensor, targets: Tensor) -> Mapping[str, Tensor]:
         """Numbers of symbols that were right, of targets that were, and of targets that were decoded."""

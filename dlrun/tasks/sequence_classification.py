@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dlrun.data.sequence_batches import SequenceBatch
 from dlrun.losses import Loss
 from dlrun.registry import TASKS
-from dlrun.tasks.base import Carried, StepOutput
+from dlrun.tasks.base import Carried, StepOutput, longest_rows
 from dlrun.tasks.classification import classification
 
 
@@ -39,6 +39,10 @@ class sequence_classification:  # named as in YAML
         logits = model(batch.tokens, batch.lengths)
         return StepOutput(self.loss(logits, batch.targets), logits, batch.targets)
 
+    def last_only(self, batch: SequenceBatch) -> SequenceBatch:
+        """The longest of the sequences; each has one loss anyway."""
+        return longest(batch)
+
     def score(self, outputs: Tensor, targets: Tensor) -> Mapping[str, Tensor]:
         """See :meth:`dlrun.tasks.classification.classification.score`."""
         return self._scored.score(outputs, targets)
@@ -46,6 +50,13 @@ class sequence_classification:  # named as in YAML
     def derive(self, means: Mapping[str, float]) -> Mapping[str, float]:
         """Nothing."""
         return {}
+
+
+def longest(batch: SequenceBatch) -> SequenceBatch:
+    """Those of the sequences that no other is longer than."""
+    rows = longest_rows(batch.lengths.tolist())
+    tokens, lengths, targets = (tensor[rows] for tensor in batch[:3])
+    return SequenceBatch(tokens, lengths, targets, tuple(batch.counts[row] for row in rows))
 
 
 def cut(batch: SequenceBatch, parts: int) -> list[SequenceBatch]:

@@ -10,7 +10,7 @@ from dlrun.data.sequence_batches import SequenceBatch
 from dlrun.losses import Loss
 from dlrun.registry import TASKS
 from dlrun.tasks.base import Carried, StepOutput, last_targets
-from dlrun.tasks.sequence_classification import cut
+from dlrun.tasks.sequence_classification import cut, longest
 
 
 @TASKS.register
@@ -46,8 +46,9 @@ class sequence_labeling:  # named as in YAML
         return StepOutput(self.loss(logits, targets), logits.detach().argmax(1), targets)
 
     def last_only(self, batch: SequenceBatch) -> SequenceBatch:
-        """The same sequences, of which the last token alone is to be tagged."""
-        return batch._replace(targets=last_targets(batch.targets), counts=(1,) * len(batch.counts))
+        """The longest of the sequences, of which the last token alone is to be tagged."""
+        kept = longest(batch)
+        return kept._replace(targets=last_targets(kept.targets), counts=(1,) * len(kept.counts))
 
     def score(self, outputs: Tensor, targets: Tensor) -> Mapping[str, Tensor]:
         """Number of tokens whose tag was predicted; a masked target equals no prediction."""

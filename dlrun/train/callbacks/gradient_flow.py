@@ -28,8 +28,8 @@ class gradient_flow(Callback):  # named as in YAML
     """Measure now and then the norm of the loss's gradient with respect to the hidden state at every time step.
 
     The loss is one for each sequence, at its end: that of its class, or of its last token alone, since a loss at every
-    step would hide how little of the last one reaches the first. Of sequences of different lengths the last step is
-    that of the longest alone, the first one that of all.
+    step would hide how little of the last one reaches the first. Of sequences of different lengths the longest are
+    taken, since the end of a short one is near its beginning.
 
     At the beginning and each ``every`` it takes the first batch of the validation split (without one, of the training
     split, in its own order), in eval mode and fp32. It writes a row of ``gradient_flow.jsonl`` (step, epoch, norms by
