@@ -93,7 +93,9 @@ def _dispatch(words: list[str]) -> int:
     command = COMMANDS.get(name)
     if command is None:
         raise UserError(f"there is no command {name!r}; {did_you_mean(name, tuple(COMMANDS))} (dlrun --help)")
-    return command.run(_parse(name, command, rest))
+    # Parsed first: help is there without the imports of the command.
+    request = _parse(name, command, rest)
+    return command.run(request)
 
 
 def _parse(name: str, command: Command, argv: list[str]) -> Request:
