@@ -13,6 +13,7 @@ from dlrun import checkpoint
 from dlrun.assembly import build_schedule
 from dlrun.cli import main
 from dlrun.errors import ConfigError, UserError
+from dlrun.optim.momentum import MomentumMover
 from dlrun.optim.schedules import momentum_of
 from dlrun.registry import OPTIMIZERS
 from dlrun.timeline import Timeline
@@ -95,6 +96,46 @@ def test_the_momentum_of_every_optimizer_is_moved_and_goes_on_after_a_resume(nam
     assert cut.momenta + rest.momenta == seen.momenta
     assert equal(whole.payload()["model"], resumed.payload()["model"])
     assert equal(whole.payload()["optimizer"], resumed.payload()["optimizer"])
+
+
+@pytest.mark.parametrize("name", sorted(set(OPTIMIZERS.names()) - WITHOUT))
+def test_a_momentum_may_begin_at_zero_and_come_back_to_it(name: str, tmp_path: Path) -> None:
+    parts = "[{name: one_cycle, momentum: [0.0, 0.9], length: 0.5}, {name: one_cycle, momentum: [0.0, 0.0]}]"
+    fit = make_fit(tmp_path, "schedule=chain", f"schedule.parts={parts}", f"optimizer={name}", "model.hidden=[16,16]")
+    train(fit)
+    assert fit.state.stop is None
+    assert fit.momentum is not None
+    assert fit.momentum.now == 0
+
+
+@pytest.mark.parametrize("name", ["sgd", "rmsprop"])
+@pytest.mark.parametrize("fused", [False, True])
+def test_what_a_momentum_of_zero_leaves(name: str, fused: bool) -> None:
+    momenta, rate = [0.0, 0.5, 0.9, 0.0, 0.0, 0.5], 0.1
+    weights = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    if name == "sgd":
+        optimizer: torch.optim.Optimizer = torch.optim.SGD([weights], lr=rate, fused=fused)
+    else:
+        optimizer = torch.optim.RMSprop([weights], lr=rate, alpha=0.9, eps=1e-8)
+    mover = MomentumMover(optimizer, lambda step: momenta[step])
+    expected, kept, square = weights.detach().double(), torch.zeros(2), torch.zeros(2)
+    for step, momentum in enumerate(momenta):
+        gradient = torch.tensor([0.3 + step, -0.1 * step + 0.05])
+        weights.grad = gradient
+        mover.set(step)
+        optimizer.step()
+        square = 0.9 * square + 0.1 * gradient**2
+        kept = momentum * kept + (gradient if name == "sgd" else gradient / (square.sqrt() + 1e-8))
+        expected = expected - rate * kept
+        torch.testing.assert_close(weights.detach().double(), expected, rtol=1e-5, atol=1e-6)
+        assert mover.now == momentum
+
+
+def test_an_optimizer_built_without_momentum_gets_one_later(tmp_path: Path) -> None:
+    parts = "[{name: constant, length: 0.5}, {name: one_cycle, momentum: [0.5, 0.9]}]"
+    fit = make_fit(tmp_path, "optimizer=rmsprop", "schedule=chain", f"schedule.parts={parts}")
+    train(fit)
+    assert fit.state.stop is None
 
 
 @pytest.mark.parametrize("name", sorted(WITHOUT - {"lbfgs"}))

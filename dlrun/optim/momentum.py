@@ -6,9 +6,15 @@ from collections.abc import Callable
 
 from torch.optim import Optimizer
 
+_NEARLY_NONE = 1e-30
+"""What stands for a momentum of 0: nothing of the former update is left, but torch's sgd and rmsprop, which keep no
+buffer at 0 and leave an older one as it is, go on writing it."""
+
 
 class MomentumMover:
     """Sets the momentum of an optimizer from step to step: ``momentum``, or the first of ``betas``.
+
+    The momentum may be 0 at any step, the first included: the next one finds the buffer that the formula has then.
 
     Args:
         optimizer: whose groups are set; those that have neither are left alone.
@@ -35,7 +41,7 @@ class MomentumMover:
             if "betas" in group:
                 group["betas"] = (momentum, group["betas"][1])
             else:
-                group["momentum"] = momentum
+                group["momentum"] = momentum or _NEARLY_NONE
 
     @property
     def now(self) -> float:
@@ -49,4 +55,6 @@ def _momentum(group: dict[str, object]) -> float | None:
     if isinstance(betas, tuple | list):
         return float(betas[0])
     momentum = group.get("momentum")
-    return momentum if isinstance(momentum, float | int) else None
+    if not isinstance(momentum, float | int):
+        return None
+    return 0.0 if momentum == _NEARLY_NONE else momentum
