@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -19,6 +19,7 @@ from dlrun.assembly import build_optimizer, build_schedule
 from dlrun.config.load import load_config
 from dlrun.data.padded_feed import refuse_options_of_images
 from dlrun.errors import CheckpointError, ConfigError, UserError
+from dlrun.optim.averaging import cycle_ends
 from dlrun.optim.scaling import scaled_lr, scaling_text
 from dlrun.optim.schedules import Schedule, WarmupShape, Watching, with_warmup
 from dlrun.optim.schedules.plateau import plateau
@@ -47,10 +48,11 @@ TABLES: list[tuple[str, int, dict[str, Any], list[float]]] = [
     ("constant", 3, {}, [1, 1, 1]),
     ("step", 10, {"every": Duration(2, "ep"), "gamma": 0.5}, [1] * 4 + [0.5] * 4 + [0.25] * 2),
     ("step", 10, {"every": Duration(3, "st"), "gamma": 0.5}, [1] * 3 + [0.5] * 3 + [0.25] * 3 + [0.125]),
+    ("step", 1, {}, [1]),
+    ("step", 9, {}, [1] * 3 + [0.1] * 3 + [0.01] * 3),
     ("step", 10, {"every": Duration(1.5, "ep"), "gamma": 0.5}, [1] * 3 + [0.5] * 3 + [0.25] * 3 + [0.125]),
     ("multistep", 10, {"milestones": (0.5, 0.8), "gamma": 0.5}, [1] * 5 + [0.5] * 3 + [0.25] * 2),
     ("multistep", 10, {"milestones": (), "gamma": 0.5}, [1] * 10),
-    ("multistep", 10, {"milestones": (0.0, 1.0), "gamma": 0.5}, [0.5] * 10),
     ("exponential", 5, {"final": 1 / 16}, [1, 1 / 2, 1 / 4, 1 / 8, 1 / 16]),
     ("exponential", 5, {"final": None, "k": 2 * math.log(2)}, [1, 1 / 2, 1 / 4, 1 / 8, 1 / 16]),
     ("inverse_time", 5, {"final": 1 / 9}, [1, 1 / 3, 1 / 5, 1 / 7, 1 / 9]),
@@ -68,13 +70,18 @@ TABLES: list[tuple[str, int, dict[str, Any], list[float]]] = [
         [1, 0.75, 0.25, 0, *(0.5 + 0.5 * math.cos(math.pi * i / 7) for i in range(8))],
     ),
     ("cosine_restarts", 6, {"cycles": 2, "growth": 1.0, "final": 0.5}, [1, 0.75, 0.5] * 2),
-    ("cosine_restarts", 2, {"cycles": 5}, [0, 0]),
+    ("cosine_restarts", 2, {"cycles": 5}, [1, 0]),
+    ("cosine_restarts", 7, {}, [1, 1, 0, 1, 0.75, 0.25, 0]),
     ("cyclic", 9, {"cycles": 2, "low": 0.2}, [0.2, 0.6, 1, 0.6, 0.2, 0.6, 1, 0.6, 0.2]),
     ("cyclic", 9, {"cycles": 2, "low": 0.2, "shape": "triangular2"}, [0.2, 0.6, 1, 0.6, 0.2, 0.4, 0.6, 0.4, 0.2]),
     (
         "one_cycle", 8, {"peak_at": 0.5, "start": 0.1, "final": 0, "shape": "linear"},
         [0.1, 0.4, 0.7, 1, 0.75, 0.5, 0.25, 0],
     ),
+    # The top is at a step, and not at the first one.
+    ("one_cycle", 5, {"start": 0.1, "final": 0, "shape": "linear"}, [0.1, 1, 2 / 3, 1 / 3, 0]),
+    ("one_cycle", 6, {"peak_at": 0.01, "start": 0.2, "final": 0, "shape": "linear"}, [0.2, 1, 0.75, 0.5, 0.25, 0]),
+    ("one_cycle", 2, {}, [1, 4e-6]),
     ("trapezoid", 8, {"decay": 0.5}, [1, 1, 1, 1, 0.75, 0.5, 0.25, 0]),
     (
         "trapezoid", 6, {"decay": 0.6667, "shape": "cosine", "final": 0.2},
@@ -99,7 +106,7 @@ def test_every_schedule_has_a_table() -> None:
 
 
 @pytest.mark.parametrize("shape", ["cosine", "linear"])
-@pytest.mark.parametrize(("total", "peak"), [(10, 0.3), (37, 0.25), (100, 0.5)])
+@pytest.mark.parametrize(("total", "peak"), [(10, 0.3), (36, 0.25), (100, 0.5)])
 def test_one_cycle_is_that_of_torch(shape: str, total: int, peak: float) -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
@@ -121,6 +128,7 @@ def test_one_cycle_is_that_of_torch(shape: str, total: int, peak: float) -> None
         ("step", {"every": Duration(0.1, "ep")}, "every=0.1ep is shorter than one step"),
         ("step", {"every": Duration(5, "min")}, "every=5min is a wall-clock time"),
         ("multistep", {"milestones": (0.5, 0.5)}, "must increase"),
+        ("one_cycle", {"momentum": (0.95, 0.85)}, r"must not be above the second, .*set momentum=\[0.85, 0.95\]"),
         ("exponential", {"k": 1.0}, "either final or k"),
         ("inverse_time", {"final": None}, "either final or k"),
         ("chain", {"parts": ()}, "parts is empty"),
@@ -151,8 +159,52 @@ def test_what_a_schedule_refuses(name: str, options: dict[str, Any], message: st
     ],
 )
 def test_warmup(shape: WarmupShape, start: float, expected: list[float]) -> None:
-    schedule = with_warmup(lambda step: 10.0 - step, 4, start, shape)
-    assert [schedule(step) for step in range(7)] == pytest.approx([*expected, 10, 9, 8])
+    for first in (1.0, 0.04):
+        schedule = with_warmup(lambda step, first=first: first * (1 - step / 10), 4, start, shape)  # type: ignore[misc]
+        found = [schedule(step) / first for step in range(7)]
+        assert found == pytest.approx([*expected, 1, 0.9, 0.8])
+
+
+@pytest.mark.parametrize("shape", get_args(WarmupShape))
+@pytest.mark.parametrize("name", SCHEDULES.names())
+@given(total=st.integers(4, 60), warmup=st.integers(1, 20), start=st.floats(0.01, 1))
+def test_a_warmup_rises_to_where_its_schedule_begins(
+    name: str, shape: WarmupShape, total: int, warmup: int, start: float
+) -> None:
+    plain = build(name, total)
+    schedule = with_warmup(plain, warmup, start, shape)
+    values = [schedule(step) for step in range(warmup + 1)]
+    assert values[-1] == plain(0)
+    assert all(a <= b + 1e-12 for a, b in pairwise(values))
+    rises = [b - a for a, b in pairwise([start * plain(0), *values])]
+    # Over the border, too, it is a notch.
+    assert shape not in ("linear", "cosine") or max(rises) <= (plain(0) * (1 - start)) * 1.6 / warmup + 1e-9
+    # So a warmup makes no end of a cycle.
+    cycles = cycle_ends([plain(step) for step in range(total)])
+    assert cycle_ends([schedule(step) for step in range(warmup + total)]) == tuple(end + warmup for end in cycles)
+
+
+@pytest.mark.parametrize("words", [("schedule=one_cycle", "schedule.start=0"), ("schedule=cyclic", "schedule.low=0")])
+def test_a_warmup_in_front_of_a_schedule_that_begins_at_zero_is_refused(words: tuple[str, ...]) -> None:
+    with pytest.raises(UserError, match=r"begins at a rate of 0.*set schedule.warmup=0ep"):
+        build_schedule(config(*words, "schedule.warmup=3st"), Timeline.even(5, 2))
+
+
+def test_what_would_never_happen_in_a_short_training_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    build_schedule(config("schedule=step", "schedule.every=30ep", "trainer.epochs=2"), Timeline.even(5, 2))
+    assert "schedule.every=30ep is longer than the training (10 steps): the rate never drops" in caplog.text
+    caplog.clear()
+    build_schedule(config("data.batch_growth=2", "trainer.epochs=1"), Timeline.even(5, 1))
+    assert "data.batch_growth=2: no batch grows in 1 epochs" in caplog.text
+    caplog.clear()
+    build_schedule(config("schedule=step", "data.batch_growth=2", "trainer.epochs=4"), Timeline.even(5, 4))
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("milestone", [0.0, 1.0])
+def test_a_drop_at_an_end_of_the_training_is_refused(milestone: float) -> None:
+    with pytest.raises(ConfigError, match=r"schedule\.milestones"):
+        config("schedule=multistep", f"schedule.milestones=[{milestone}]")
 
 
 def test_without_steps_a_warmup_is_nothing() -> None:
@@ -178,7 +230,7 @@ def test_a_warmup_as_long_as_the_training_is_refused() -> None:
 
 ENDS = {
     "constant": 1.0,
-    "step": None,  # by its interval, not by the length of the training
+    "step": 0.01,
     "multistep": 0.01,
     "exponential": 0.01,
     "inverse_time": 0.01,

@@ -10,8 +10,10 @@ from torch import nn
 
 from dlrun.assembly.make import make
 from dlrun.config.schema import Config
+from dlrun.data.batch_sizes import batch_sizes
 from dlrun.data.feed import Feed
 from dlrun.errors import UserError, did_you_mean
+from dlrun.logs import log
 from dlrun.optim.groups import can_fuse, hidden_matrices, layer_depths, parameter_groups
 from dlrun.optim.momentum import MomentumMover
 from dlrun.optim.regularization import REG_LOSS, Regularizer
@@ -134,12 +136,28 @@ def build_regularizer(config: Config, model: nn.Module) -> Regularizer | None:
 def build_schedule(config: Config, timeline: Timeline) -> Schedule:
     """The schedule with its warmup, filling the training exactly.
 
+    What would never happen in so short a training is warned about.
+
     Raises:
         UserError: if the warmup is longer than the training, parts of the schedule do not fit it, or early stopping
             would end the run before the schedule does anything.
     """
     _refuse_stopping_first(config)
-    return fill(config, timeline)
+    schedule = fill(config, timeline)
+    every = config.schedule.params["every"] if config.schedule.name == "step" else None
+    if every is not None and schedule(timeline.total - 1) == 1:
+        log.warning(
+            "schedule.every=%s is longer than the training (%d steps): the rate never drops; null is a third of it",
+            every,
+            timeline.total,
+        )
+    if config.data.batch_growth is not None and not batch_sizes(config).grow:
+        log.warning(
+            "data.batch_growth=%g: no batch grows in %d epochs; data.batch_growth_at is rounded to borders of epochs",
+            config.data.batch_growth,
+            config.trainer.epochs,
+        )
+    return schedule
 
 
 def build_momentum(config: Config, optimizer: torch.optim.Optimizer, schedule: Schedule) -> MomentumMover | None:

@@ -135,7 +135,7 @@ class ScheduleConfig(ComponentConfig):
     warmup: Duration
     """Warmup in front of the schedule, in epochs or steps."""
     warmup_start: Annotated[float, Range(ge=0, le=1)]
-    """Factor that the warmup begins at; its first step is one notch further."""
+    """Share of the schedule's first rate that the warmup begins at; its first step is one notch further."""
     warmup_shape: Literal["linear", "cosine", "exponential", "constant"] = "linear"
     """How the warmup rises; constant: it stays at warmup_start, and then jumps."""
 

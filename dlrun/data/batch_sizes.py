@@ -57,6 +57,11 @@ class BatchSizes:
         """The largest B."""
         return max(size for _, size in self.sizes)
 
+    @property
+    def grow(self) -> bool:
+        """Whether a later epoch has a larger B than the first."""
+        return self.largest > self.sizes[0][1]
+
     def of(self, epoch: int) -> int:
         """B in an epoch."""
         return next((size for first, size in reversed(self.sizes) if first <= epoch), self.sizes[0][1])

@@ -132,18 +132,20 @@ def later(schedule: Schedule, steps: int, before: Schedule) -> Schedule:
 def with_warmup(schedule: Schedule, steps: int, start: float, shape: WarmupShape = "linear") -> Schedule:
     """Put a warmup in front of a schedule; a momentum that the schedule moves is at its first value there.
 
-    Step ``steps`` is the first of the schedule proper, at its full rate. Step i of the warmup has gone x = (i + 1) /
-    (steps + 1) of the way: the first one is one notch above the start, for with 0 it would change nothing.
+    Step ``steps`` is the first of the schedule proper. The warmup rises to the factor f that the schedule has there, 1
+    for most, and less for those that begin low (one_cycle, cyclic): to the full rate it would rise past it. Step i of
+    the warmup has gone x = (i + 1) / (steps + 1) of the way: the first one is one notch above the start, for with 0 it
+    would change nothing.
 
     Args:
         schedule: what follows, counted from its own step 0.
         steps: length of the warmup in optimizer steps, >= 0.
-        start: where it begins, in [0, 1].
-        shape: linear: start + (1 - start) x; cosine: start + (1 - start) (1 - cos(pi x)) / 2; exponential:
-            start^(1 - x); constant: start all the time.
+        start: where it begins, as a share of f, in [0, 1].
+        shape: linear: f (start + (1 - start) x); cosine: f (start + (1 - start) (1 - cos(pi x)) / 2); exponential:
+            f start^(1 - x); constant: f start all the time.
 
     Raises:
-        ValueError: if the start of an exponential or constant warmup is 0.
+        ValueError: if the start of an exponential or constant warmup is 0, or the schedule begins at 0.
 
     Source: Goyal et al. 2017, "Accurate, large minibatch SGD", section 2.2 (constant and gradual warmup).
     """
@@ -151,14 +153,20 @@ def with_warmup(schedule: Schedule, steps: int, start: float, shape: WarmupShape
         return schedule
     if start == 0 and shape in ("exponential", "constant"):
         raise ValueError(f"warmup_start=0 has no {shape} warmup: set schedule.warmup_start above 0, such as 0.1")
+    first = schedule(0)
+    if first == 0:
+        raise ValueError(
+            "the schedule begins at a rate of 0, and a warmup would stay there: set schedule.warmup=0ep, or let the "
+            "schedule begin above 0"
+        )
 
     def before(step: int) -> float:
         x = (step + 1) / (steps + 1)
         if shape == "constant":
-            return start
+            return first * start
         if shape == "exponential":
-            return float(start ** (1 - x))
-        return start + (1 - start) * (x if shape == "linear" else 0.5 * (1 - math.cos(math.pi * x)))
+            return first * float(start ** (1 - x))
+        return first * (start + (1 - start) * (x if shape == "linear" else 0.5 * (1 - math.cos(math.pi * x))))
 
     moved = momentum_of(schedule)
     if moved is None:

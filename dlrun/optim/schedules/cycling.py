@@ -26,8 +26,9 @@ class _Restarts:
         step = min(step, self._total - 1)
         period = bisect_right(self._starts, step) - 1
         begin, last = self._starts[period], self._ends[period] - self._starts[period]
-        # A period of one step is its end; a training of one step is at the full rate, as with every schedule.
-        x = (step - begin) / last if last else float(self._total > 1)
+        # The step of a period of one step is not wasted, but the last step of the training is an end; a training of one
+        # step is at the full rate, as with every schedule.
+        x = (step - begin) / last if last else float(0 < step == self._total - 1)
         return self._final + (1 - self._final) * 0.5 * (1 + math.cos(math.pi * x))
 
 
@@ -43,8 +44,8 @@ def cosine_restarts(
 
     Each period is ``growth`` times as long as the one before, and the last one ends with the training: with 3 cycles
     and growth 2 they take 1/7, 2/7 and 4/7 of it, rounded to whole steps. The last step of each period has the rate
-    ``final`` and the next one the full rate. Where the steps are fewer than the cycles, periods without a step are left
-    out.
+    ``final`` and the next one the full rate. In a very short training periods without a step are left out, and one of a
+    single step, but for the last, has the full rate.
 
     Args:
         total_steps: steps to fill.
@@ -106,7 +107,8 @@ def one_cycle(
 
     Args:
         total_steps: steps to fill.
-        peak_at: share of the schedule's length after which the rate is full, in (0, 1).
+        peak_at: share of the schedule's length after which the rate is full, in (0, 1); rounded to a whole step, so
+            that a step has the full rate, which is not the first one.
         start: factor at the first step, in [0, 1].
         final: factor at the last step, in [0, 1].
         shape: of both ways: cosine or linear.
@@ -114,12 +116,15 @@ def one_cycle(
             way round; (0.85, 0.95) is usual. It takes the place of the optimizer's momentum, or of its first beta.
             None: the momentum stays where the optimizer has it.
 
+    Raises:
+        ValueError: if the momentum would be larger at the full rate than at the ends.
+
     Source: Smith and Topin 2018, "Super-convergence: very fast training of neural networks using large learning rates";
-        the defaults are those of torch's OneCycleLR.
+        the defaults are those of torch's OneCycleLR, whose top may lie between two steps.
     """
     last = total_steps - 1
     # A training of one or two steps has no way up.
-    peak = max(0.0, min(peak_at * total_steps - 1, last - 1))
+    peak = min(max(1, round(peak_at * total_steps) - 1), max(0, last - 1))
 
     def between(step: int, first: float, top: float, end: float) -> float:
         if step < peak:
@@ -134,4 +139,9 @@ def one_cycle(
     if momentum is None:
         return factor
     low, high = momentum
+    if low > high:
+        raise ValueError(
+            f"momentum={[low, high]}: the first, at the full rate, must not be above the second, that at both ends: "
+            f"set momentum={[high, low]}"
+        )
     return Moving(factor, lambda step: between(step, high, low, high))

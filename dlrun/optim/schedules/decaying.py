@@ -10,9 +10,10 @@ from typing import Annotated, Literal
 from dlrun.optim.schedules.base import Schedule
 from dlrun.registry import SCHEDULES
 from dlrun.timeline import Timeline
-from dlrun.types import Duration, Fraction, PositiveDuration, PositiveFloat, Range
+from dlrun.types import Fraction, PositiveDuration, PositiveFloat, Range
 
 PositiveFraction = Annotated[float, Range(gt=0, le=1)]
+Inside = Annotated[float, Range(gt=0, lt=1)]
 
 
 @SCHEDULES.register
@@ -22,19 +23,25 @@ def constant() -> Schedule:
 
 
 @SCHEDULES.register
-def step(timeline: Timeline, *, every: PositiveDuration = Duration(30, "ep"), gamma: PositiveFloat = 0.1) -> Schedule:
+def step(
+    total_steps: int, timeline: Timeline, *, every: PositiveDuration | None = None, gamma: PositiveFloat = 0.1
+) -> Schedule:
     """Multiply the rate by gamma at regular intervals.
 
     Args:
+        total_steps: steps to fill.
         timeline: of the training.
-        every: epochs or steps between two drops, counted from the end of the warmup.
+        every: epochs or steps between two drops, counted from the end of the warmup; null: a third of the schedule.
         gamma: factor of each drop, > 0.
 
     Raises:
         ValueError: if every is shorter than one step.
 
-    Source: He et al. 2016, "Deep residual learning", section 3.4.
+    Source: He et al. 2016, "Deep residual learning", section 3.4 (30 of 90 epochs).
     """
+    if every is None:
+        drops = [max(1, round(total_steps / 3)), max(2, round(2 * total_steps / 3))]
+        return lambda step: gamma ** bisect_right(drops, step)
     try:
         drops = timeline.multiples(every)
     except ValueError as error:
@@ -44,13 +51,13 @@ def step(timeline: Timeline, *, every: PositiveDuration = Duration(30, "ep"), ga
 
 @SCHEDULES.register
 def multistep(
-    total_steps: int, *, milestones: tuple[Fraction, ...] = (0.5, 0.75), gamma: PositiveFloat = 0.1
+    total_steps: int, *, milestones: tuple[Inside, ...] = (0.5, 0.75), gamma: PositiveFloat = 0.1
 ) -> Schedule:
     """Multiply the rate by gamma at given points of the training.
 
     Args:
         total_steps: steps to fill.
-        milestones: points of the drops as fractions of the schedule's length, increasing, each in [0, 1].
+        milestones: points of the drops as fractions of the schedule's length, increasing, each in (0, 1).
         gamma: factor of each drop, > 0.
 
     Raises:
