@@ -16,6 +16,7 @@ from dlrun import checkpoint
 from dlrun.config.schema import ModelConfig
 from dlrun.data.statistics import Statistics
 from dlrun.errors import CheckpointError, UserError
+from dlrun.logs import log
 from dlrun.registry import MODELS
 from dlrun.types import looks_like_path
 
@@ -96,6 +97,25 @@ def saved_weights(payload: Mapping[str, Any], choice: Choice = "auto") -> tuple[
     return payload["model"], "raw" if held else ""
 
 
+def unsettled(payload: Mapping[str, Any], kind: str) -> bool:
+    """Whether weights have averaged statistics of batch norm where the run takes them anew to evaluate.
+
+    So they are in a checkpoint that was written between two evaluations.
+
+    Args:
+        payload: content of the checkpoint.
+        kind: of the weights, as :func:`saved_weights` says.
+    """
+    return kind == "averaged" and not payload["averaging"].get("settled", True)
+
+
+UNSETTLED = (
+    "the averaged weights of %s, which was written between two evaluations, have averaged statistics of batch norm in "
+    "place of recomputed ones; take last.pt of the finished run"
+)
+"""What to say of them where the statistics cannot be taken anew."""
+
+
 def read_weights(config: ModelConfig) -> Weights | None:
     """What ``model.weights`` names; None if it is null.
 
@@ -136,6 +156,8 @@ def _read_file(path: Path) -> Weights:
             classes = tuple(data["vocabulary"]["symbols"]) or None if "vocabulary" in data else tuple(data["classes"])
         statistics = Statistics.from_state(data["statistics"]) if "statistics" in data else None
         state, kind = saved_weights(payload)
+        if unsettled(payload, kind):
+            log.warning(UNSETTLED, path)
         return Weights(f"{path}{kind and f', {kind} weights'}", state, classes, statistics)
     return Weights(str(path), _state_dict_in(_read_torch(path), path))
 

@@ -72,6 +72,7 @@ LAYERS: dict[str, int] = {
 # Inside train/: state -> fit -> callbacks -> replay -> step -> loop.
 TRAIN = [
     "state",
+    "batch_norm",
     "average",
     "fit",
     "grown_file",

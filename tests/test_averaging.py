@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,15 @@ def test_when_the_weights_are_looked_at() -> None:
         35,
         40,
     ]
+    # Those of swa are counted back from the end: ends of epochs, whatever the share before them.
     assert looks(averaging.swa(Timeline.even(10, 4), start=0.5)) == [30, 40]
+    assert looks(averaging.swa(Timeline.even(8, 5))) == [32, 40]
+    assert looks(averaging.swa(Timeline.even(4, 10), start=0.72)) == [32, 36, 40]
+    assert looks(averaging.swa(Timeline.even(4, 10), start=0.5, every=Duration(2, "ep"))) == [24, 32, 40]
     # A growing batch makes shorter epochs.
     assert looks(averaging.swa(Timeline((20, 10, 5, 5)), start=0.5)) == [30, 35, 40]
     assert looks(averaging.ema(Timeline((20, 10, 5, 5)), every=Duration(1, "ep"))) == [20, 30, 35, 40]
-    assert looks(averaging.swa(Timeline.even(10, 4), start=0.0, every=Duration(15, "st"))) == [15, 30]
+    assert looks(averaging.swa(Timeline.even(10, 4), start=0.0, every=Duration(15, "st"))) == [10, 25, 40]
 
 
 @pytest.mark.parametrize(
@@ -76,8 +81,17 @@ def test_when_the_weights_are_looked_at() -> None:
         ),
         (lambda: averaging.ema(Timeline.even(10, 4), start=Duration(1, "min")), "start: 1min is a wall-clock time"),
         (
-            lambda: averaging.swa(Timeline.even(10, 3), start=0.9),
-            "the first look would be after the last of the 30 steps of the training",
+            lambda: averaging.swa(Timeline.even(10, 4)),
+            "start=0.75, every=1ep: the last step of the training would be the only one whose weights count (of 40",
+        ),
+        (lambda: averaging.swa(Timeline.even(10, 4), every=Duration(0.01, "ep")), "every: 0.01ep is shorter than"),
+        (
+            lambda: averaging.ema(Timeline.even(10, 2), start=Duration(50, "ep")),
+            "start=50ep, every=1st: the first look would be after the last of the 20 steps of the training",
+        ),
+        (
+            lambda: averaging.ema(Timeline.even(10, 2), every=Duration(5, "ep")),
+            "every=5ep: the first look would be after",
         ),
     ],
 )
@@ -128,6 +142,17 @@ def test_an_average_stays_among_the_weights_and_of_constant_weights_is_these(
 # In training
 
 
+class StopAt(Callback):
+    """Stops as a signal does, after a step."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def step_end(self, fit: Fit) -> None:
+        if fit.state.step == self._step:
+            fit.state.request_stop("signal", "received SIGTERM")
+
+
 class Record(Callback):
     """Keeps the state dict after every step, in float64."""
 
@@ -152,8 +177,8 @@ def test_the_averaged_net_is_the_average_of_what_was_trained(tmp_path: Path, wor
     train(fit)
     params = fit.config.averaging.params
     if fit.config.averaging.name == "swa":
-        first = round(params["start"] * 2 * STEPS)
-        chosen = [state for i, state in enumerate(record.states, 1) if i > first and (i - first) % 2 == 0]
+        first, last = round(params["start"] * 2 * STEPS), 2 * STEPS
+        chosen = [state for i, state in enumerate(record.states, 1) if i > first and (last - i) % 2 == 0]
     else:
         first, every = params["start"].steps(STEPS), params["every"].steps(STEPS)
         chosen = [state for i, state in enumerate(record.states, 1) if i > first and (i - first) % every == 0]
@@ -252,18 +277,12 @@ def test_auxiliary_heads_keep_their_statistics(tmp_path: Path) -> None:
     average = WeightAverage(model, plan)
     average.look(1)
 
-    class Feed:
-        def train_loader(self) -> Any:
-            return self
-
+    class Loader:
         def epoch(self, epoch: int) -> Any:
             yield torch.full((4, 3), 2.0), torch.tensor([0, 1, 2, 0])
 
-        def close(self) -> None:
-            pass
-
-    feed: Any = Feed()
-    average.settle(feed, fit.task, torch.no_grad())
+    feed: Any = Loader()
+    assert average.settle(lambda: nullcontext(feed), fit.task, torch.no_grad())
     assert average.model.get_buffer("main.running_mean").tolist() == [2, 2, 2]
     assert torch.equal(average.model.get_buffer("aid.running_mean"), model.aid.running_mean)
 
@@ -273,13 +292,56 @@ def test_a_recomputation_that_is_interrupted_leaves_all_as_it_was(tmp_path: Path
     train(fit)
     average = fit.average
     assert average is not None
-    average.look(8)
+    average.look(10)
     before = copy.deepcopy(average.model.state_dict())
     calls = iter([False, False, True])
-    average.settle(fit.feed, fit.task, torch.no_grad(), lambda: next(calls))
+    assert not average.settle(fit.training_batches, fit.task, torch.no_grad(), lambda: next(calls))
     assert equal(average.model.state_dict(), before)
-    average.settle(fit.feed, fit.task, torch.no_grad())
+    assert average.settle(fit.training_batches, fit.task, torch.no_grad())
     assert not equal(average.model.state_dict(), before)
+
+
+@pytest.mark.parametrize("evaluated", [True, False])
+def test_a_finished_run_holds_recomputed_statistics_whether_they_were_evaluated_or_not(
+    tmp_path: Path, evaluated: bool
+) -> None:
+    swa = f"averaging={{name: swa, start: 0.2, every: 4st, evaluate: {str(evaluated).lower()}}}"
+    fit = make_fit(tmp_path, *RESNET, swa, "callbacks.tensorboard=null")
+    train(fit)
+    payload = checkpoint.load(fit.run.checkpoints / "last.pt")
+    assert payload["averaging"] == {"looks": fit.average.looks if fit.average else 0, "settled": True}
+    expected = make_fit(tmp_path, *RESNET, swa, callbacks={})
+    load_weights(expected.model, payload["averaged"])
+    update_bn([images for images, _ in fit.feed.train_loader().epoch(0)], expected.model)
+    for name, value in expected.model.state_dict().items():
+        torch.testing.assert_close(payload["averaged"][name], value, msg=name)
+
+
+def test_what_is_written_between_two_evaluations_says_so_and_eval_recomputes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (*RESNET, "averaging={name: ema, decay: 0.5, batch_norm: recompute}", "trainer.eval_every=2ep")
+    fit = make_fit(tmp_path, *words, "callbacks.snapshots.every=5st", "callbacks.tensorboard=null")
+    train(fit)
+    path = fit.run.checkpoints / "snapshot_1.pt"
+    payload = checkpoint.load(path)
+    assert payload["state"]["step"] == 5
+    assert payload["averaging"] == {"looks": 5, "settled": False}
+    expected = make_fit(tmp_path, *words, callbacks={})
+    load_weights(expected.model, payload["averaged"])
+    left = judged(expected, expected.model)
+    update_bn([images for images, _ in fit.feed.train_loader().epoch(0)], expected.model)
+    recomputed = judged(expected, expected.model)
+    assert left is not None
+    assert recomputed is not None
+    assert main(["eval", f"checkpoint={path}", "split=val"]) == 0
+    assert "statistics of batch norm from training batches" in capsys.readouterr().out
+    report = json.loads((path.parent / "eval_val_snapshot_1.json").read_text())
+    assert report["loss"] == pytest.approx(recomputed["loss"], rel=1e-5)
+    assert report["loss"] != pytest.approx(left["loss"], rel=1e-3)
+    # Where no data are read, it is told.
+    assert main(["export", f"checkpoint={path}", "format=safetensors"]) == 0
+    assert "have averaged statistics of batch norm in place of recomputed ones" in capsys.readouterr().err
 
 
 # What is evaluated
@@ -304,7 +366,8 @@ def test_validation_is_about_the_averaged_weights_when_asked(tmp_path: Path, ask
 
 
 def test_before_the_first_look_the_newest_weights_are_evaluated_and_saved_alone(tmp_path: Path) -> None:
-    fit = make_fit(tmp_path, *BN, "averaging={name: ema, start: 1ep}", "callbacks.tensorboard=null", "trainer.epochs=1")
+    fit = make_fit(tmp_path, *BN, "averaging={name: ema, start: 1ep}", "callbacks.tensorboard=null")
+    fit.callbacks = {**fit.callbacks, "stop": StopAt(STEPS)}
     train(fit)
     assert fit.judged is None
     payload = checkpoint.load(fit.run.checkpoints / "last.pt")
@@ -394,14 +457,9 @@ def test_a_resumed_run_goes_on_exactly(tmp_path: Path, words: tuple[str, ...]) -
 def assert_exact_resume(tmp_path: Path, *words: str) -> None:
     """A run that is stopped after step 11 and resumed ends as one that is left alone."""
 
-    class Stop(Callback):
-        def step_end(self, fit: Fit) -> None:
-            if fit.state.step == 11:
-                fit.state.request_stop("signal", "received SIGTERM")
-
     chosen = (*words, "callbacks.tensorboard=null")
     whole, broken, resumed = (make_fit(tmp_path, *chosen) for _ in range(3))
-    broken.callbacks = {**broken.callbacks, "stop": Stop()}
+    broken.callbacks = {**broken.callbacks, "stop": StopAt(11)}
     resumed.run = broken.run
     seed_all(0)
     train(whole)

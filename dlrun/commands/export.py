@@ -55,9 +55,12 @@ def export(request: Request) -> int:
     path = find(Path(word), "checkpoint")
     saved = load_saved(path, request.overrides, EXPORT_MAY_CHANGE, _CHECKPOINT_ALONE)
     from dlrun.export.files import targets, write
+    from dlrun.weights import UNSETTLED, unsettled
 
     chosen = targets(asked.formats, request.reserved.get("output"), home(path) / "export", path.stem)
     weights, kind = saved.weights(request)
+    if unsettled(saved.payload, kind):
+        log.warning(UNSETTLED, display_path(path))
     subject = _subject(saved, asked, weights)
     written = write(subject, chosen)
     if request.json:

@@ -14,11 +14,13 @@ from dlrun.commands.saved import Saved, load_saved
 from dlrun.config.rerun import EVAL_MAY_CHANGE
 from dlrun.config.sources import display_path
 from dlrun.errors import CheckpointError, UserError
+from dlrun.logs import log
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from dlrun.config.schema import Config
     from dlrun.data.feed import BatchLoader, Feed, Split
     from dlrun.data.image_feed import ImageFeed
     from dlrun.tasks.base import Task
@@ -82,7 +84,7 @@ def open_subject(saved: Saved, request: Request, split: Split) -> Subject:
     """
     from dlrun.assembly import build_feed, build_model, build_task
     from dlrun.reproducibility import resolve_device, set_determinism, warn_of_slow_precision
-    from dlrun.weights import load_weights
+    from dlrun.weights import load_weights, unsettled
 
     config, payload = saved.config, saved.payload
     weights, kind = saved.weights(request)
@@ -94,9 +96,27 @@ def open_subject(saved: Saved, request: Request, split: Split) -> Subject:
     except CheckpointError as error:
         raise CheckpointError(f"checkpoint {saved.path}: {error}") from None
     warn_if_seen(saved, feed, split)
-    model = build_model(config, feed.arguments, device)
+    model, task = build_model(config, feed.arguments, device), build_task(config, feed.arguments)
     load_weights(model, weights)
-    return Subject(saved, kind, feed, build_task(config, feed.arguments), model, device)
+    if unsettled(payload, kind):
+        _settle(config, model, feed, task, device)
+    return Subject(saved, kind, feed, task, model, device)
+
+
+def _settle(config: Config, model: nn.Module, feed: Feed, task: Task, device: torch.device) -> None:
+    """Take the statistics of batch norm of averaged weights anew, as the training would have before an evaluation."""
+    from dlrun.assembly import find_head
+    from dlrun.train.batch_norm import norms_of, recompute_statistics
+    from dlrun.train.step import autocast
+    from dlrun.transfer import freeze
+
+    norms = norms_of(model, freeze(model, config.model.freeze, find_head(config, model, feed.arguments, feed.counted)))
+    loader, precision = feed.train_loader(), autocast(config.trainer.precision, device)
+    log.info("the checkpoint was written between two evaluations: statistics of batch norm from training batches")
+    try:
+        recompute_statistics(model.eval(), norms, loader, config.averaging.params["batches"], task, precision)
+    finally:
+        loader.close()
 
 
 def plain_scores(subject: Subject, split: Split) -> tuple[int, dict[str, Any]]:

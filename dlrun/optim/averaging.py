@@ -72,12 +72,19 @@ def ema(
         batches: training batches of a recomputation; null: a whole epoch.
 
     Raises:
-        ValueError: if ``start`` or ``every`` is a wall-clock time, or ``every`` is shorter than one step.
+        ValueError: if ``start`` or ``every`` is a wall-clock time, ``every`` is shorter than one step, or there is no
+            look in the whole training.
 
     Source: Polyak and Juditsky 1992, "Acceleration of stochastic approximation by averaging"; the warm start is that of
         tf.train.ExponentialMovingAverage
     """
-    due = _regular(timeline, _first(timeline, start), every)
+    first = _first(timeline, start)
+    due = _regular(timeline, first, every)
+    if not any(due(step) for step in range(timeline.total, first, -1)):
+        raise ValueError(
+            f"start={start}, every={every}: the first look would be after the last of the {timeline.total} steps of "
+            "the training; make start or every smaller"
+        )
 
     def share(looks: int) -> float:
         if looks == 0:
@@ -98,7 +105,9 @@ def swa(
 ) -> Averaging:
     """Stochastic weight averaging: the plain mean of the weights at regular points late in the training.
 
-    It wants a rate that stays large, so that the points differ: a constant or a cyclic schedule.
+    The points are counted back from the last step, which is one of them: with ``every`` an epoch, they are ends of
+    epochs, and with the period of a cyclic schedule the ends of its cycles. It wants a rate that stays large, so that
+    the points differ: a constant or a cyclic schedule.
 
     Args:
         timeline: steps of each epoch.
@@ -108,20 +117,20 @@ def swa(
         batches: training batches of a recomputation; null: a whole epoch.
 
     Raises:
-        ValueError: if ``every`` is a wall-clock time or shorter than one step, or there is no look in the whole
-            training.
+        ValueError: if ``every`` is a wall-clock time or shorter than one step, or there are less than two looks, which
+            have no mean.
 
     Source: Izmailov et al. 2018, "Averaging weights leads to wider optima and better generalization", algorithm 1 (a
         whole epoch for the statistics)
     """
     first = round(start * timeline.total)
-    due = _regular(timeline, first, every)
-    if not any(due(step) for step in range(first + 1, timeline.total + 1)):
+    looks = frozenset(step for step in _back(timeline, every) if step > first)
+    if len(looks) < 2:
         raise ValueError(
-            f"start={start:g}, every={every}: the first look would be after the last of the {timeline.total} steps of "
-            "the training; make start or every smaller"
+            f"start={start:g}, every={every}: the last step of the training would be the only one whose weights count "
+            f"(of {timeline.total}, those after {first}); make start or every smaller, or the training longer"
         )
-    return Averaging(due, lambda looks: 1 / (1 + looks), _batches(batch_norm, batches))
+    return Averaging(looks.__contains__, lambda looks: 1 / (1 + looks), _batches(batch_norm, batches))
 
 
 def move(averages: Sequence[Tensor], weights: Sequence[Tensor], share: float) -> None:
@@ -148,6 +157,16 @@ def _regular(timeline: Timeline, first: int, every: Duration) -> Callable[[int],
     except ValueError as error:
         raise ValueError(f"every: {error}") from None
     return lambda step: step - first in looks
+
+
+def _back(timeline: Timeline, every: Duration) -> list[int]:
+    """The last step, that so long before it, and so on back to the beginning."""
+    backwards = Timeline(tuple(reversed(timeline.epochs)))
+    try:
+        passed = backwards.multiples(every)
+    except ValueError as error:
+        raise ValueError(f"every: {error}") from None
+    return [timeline.total, *(timeline.total - steps for steps in passed if steps < timeline.total)]
 
 
 def _first(timeline: Timeline, start: Duration) -> int:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from dlrun.data.feed import Feed
+from dlrun.data.feed import BatchLoader
 from dlrun.optim.averaging import Averaging, move
-from dlrun.tasks.base import Carried, Task
+from dlrun.tasks.base import Task
+from dlrun.train.batch_norm import norms_of, recompute_statistics
 from dlrun.weights import load_weights
 
 
@@ -52,11 +51,7 @@ class WeightAverage:
         self._averages, self._weights = [one for one, _ in floating], [other for _, other in floating]
         self._copies, self._counters = [one for one, _ in counting], [other for _, other in counting]
         names = {name for name, module in model.named_modules() if module in fixed}
-        self._norms = [
-            module
-            for name, module in self.model.named_modules()
-            if isinstance(module, _BatchNorm) and module.track_running_stats and name not in names
-        ]
+        self._norms = norms_of(self.model, (self.model.get_submodule(name) for name in names))
         self._settled = 0
 
     @torch.no_grad()
@@ -75,56 +70,45 @@ class WeightAverage:
 
     def settle(
         self,
-        feed: Feed,
+        loader: Callable[[], AbstractContextManager[BatchLoader]],
         task: Task,
         precision: AbstractContextManager[object],
         interrupted: Callable[[], bool] = lambda: False,
-    ) -> None:
+    ) -> bool:
         """Make the averaged network ready for evaluation: where asked, take the statistics of batch norm anew.
 
-        Each is the mean over training batches, augmented as in training, of what the averaged weights give; all layers
-        but batch norm are as in evaluation, so that no random number is drawn. Without this the network has averaged
-        statistics, as it has in a checkpoint that is written between two evaluations.
+        Without this the network has averaged statistics, as it has in a checkpoint that is written between two
+        evaluations, which says so. See :func:`dlrun.train.batch_norm.recompute_statistics`.
 
         Args:
-            feed: the data.
+            loader: opens the batches of the training split, if they are needed.
             task: runs the network on a batch.
             precision: context of the forward passes.
             interrupted: asked before each batch whether to give up and leave all as it was.
 
-        Source: Izmailov et al. 2018, "Averaging weights leads to wider optima and better generalization", section 3.2
+        Returns:
+            Whether it is ready.
         """
-        if self._plan.batches == 0 or not self._norms or self._settled == self.looks:
-            return
-        before = [[buffer.clone() for buffer in norm.buffers(recurse=False)] for norm in self._norms]
-        momenta = [norm.momentum for norm in self._norms]
-        loader = feed.train_loader()
-        carried: Carried = None
-        done = False
-        try:
-            for norm in self._norms:
-                norm.train()
-                norm.reset_running_stats()
-                # None: the mean over all batches instead of one that forgets.
-                norm.momentum = None
-            with torch.no_grad(), precision:
-                for batch in islice(loader.epoch(0), self._plan.batches):
-                    if interrupted():
-                        return
-                    carried = task.forward(self.model, batch, carried).carried
-            self._settled, done = self.looks, True
-        finally:
-            loader.close()
-            for norm, momentum, former in zip(self._norms, momenta, before, strict=True):
-                norm.momentum = momentum
-                # Auxiliary heads have no part in an evaluation, and keep the statistics that they had.
-                if not done or not norm.num_batches_tracked:
-                    torch._foreach_copy_(list(norm.buffers(recurse=False)), former)
-            self.model.eval()
+        if self._is_settled:
+            return True
+        with loader() as batches:
+            done = recompute_statistics(
+                self.model, self._norms, batches, self._plan.batches, task, precision, interrupted
+            )
+        if done:
+            self._settled = self.looks
+        return done
+
+    @property
+    def _is_settled(self) -> bool:
+        return self._plan.batches == 0 or not self._norms or self._settled == self.looks
 
     def payload(self) -> dict[str, Any]:
         """What a checkpoint holds of it; nothing before the first look."""
-        return {"averaged": self.model.state_dict(), "averaging": {"looks": self.looks}} if self.looks else {}
+        if not self.looks:
+            return {}
+        facts = {"looks": self.looks, "settled": self._is_settled}
+        return {"averaged": self.model.state_dict(), "averaging": facts}
 
     def resume(self, payload: Mapping[str, Any]) -> None:
         """Go on from a checkpoint.
@@ -135,3 +119,4 @@ class WeightAverage:
         if "averaged" in payload:
             load_weights(self.model, payload["averaged"])
             self.looks = int(payload["averaging"]["looks"])
+            self._settled = self.looks if payload["averaging"].get("settled", False) else 0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from dlrun.config.schema import Config
 from dlrun.data.feed import BatchLoader, Feed
+from dlrun.data.loaders import ResidentLoader
 from dlrun.errors import CheckpointError
 from dlrun.meters import Meters, Reading
 from dlrun.optim.momentum import MomentumMover
@@ -180,6 +182,19 @@ class Fit:
         self.model.train()
         for module in self.frozen:
             module.training = False
+
+    @contextmanager
+    def training_batches(self) -> Iterator[BatchLoader]:
+        """Batches of the training split to be read beside the training: of images that lie on the device its own, of
+        which several epochs can be read at once."""
+        if isinstance(self.train, ResidentLoader):
+            yield self.train
+            return
+        loader = self.feed.train_loader()
+        try:
+            yield loader
+        finally:
+            loader.close()
 
     @property
     def judged(self) -> WeightAverage | None:

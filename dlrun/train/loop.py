@@ -192,9 +192,12 @@ class _Loop:
 
         metrics = {f"train/{name}": value for name, value in complete(fit.task, fit.epoch_reading.means()).items()}
         metrics.update({name: value for name, value in state.metrics.items() if name == REG_LOSS})
-        judged = fit.judged
-        if judged is not None:
-            judged.settle(fit.feed, fit.task, autocast(self.config.precision, fit.device), interrupted)
+        judged, average = fit.judged, fit.average
+        # Also where it is not evaluated: what the checkpoints hold of it is for evaluations later on.
+        if average is not None and average.looks:
+            precision = autocast(self.config.precision, fit.device)
+            if not average.settle(fit.training_batches, fit.task, precision, interrupted):
+                return
         if fit.val is not None:
             module = fit.evaluated if judged is None else judged.evaluated
             values = evaluate(module, fit.val, fit.task, self.config.precision, fit.device, interrupted)
