@@ -564,6 +564,36 @@ def test_snapshots_of_the_cyclic_schedules(tmp_path: Path, schedule: str, steps:
     assert [checkpoint.load(path)["state"]["step"] for path in found] == list(steps)
 
 
+def resumed_longer(tmp_path: Path, *words: str) -> Fit:
+    """A run that was trained to its end and goes on for twice as many epochs."""
+    first = make_fit(tmp_path, *words, "callbacks.tensorboard=null")
+    train(first)
+    longer = make_fit(
+        tmp_path, *words, "callbacks.tensorboard=null", f"trainer.epochs={2 * first.config.trainer.epochs}"
+    )
+    longer.run = first.run
+    longer.resume(checkpoint.load(first.run.checkpoints / "last.pt"))
+    train(longer)
+    return longer
+
+
+def test_a_run_that_goes_on_for_longer_keeps_its_snapshots(tmp_path: Path) -> None:
+    words = ("schedule={name: cosine_restarts, cycles: 3, growth: 2}", "callbacks.snapshots=true")
+    fit = resumed_longer(tmp_path, *words)
+    found = {path.name: checkpoint.load(path) for path in fit.run.checkpoints.glob("snapshot_*.pt")}
+    steps = {name: payload["state"]["step"] for name, payload in found.items()}
+    # Of 18 steps the ends are 3, 8 and 18, of 36 they are 5, 15 and 36.
+    assert steps == {"snapshot_1.pt": 3, "snapshot_2.pt": 8, "snapshot_3.pt": 18, "snapshot_4.pt": 36}
+
+
+def test_a_mean_over_the_end_of_the_training_does_not_move_with_the_end(tmp_path: Path) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"trainer.epochs was 2, now 4: averaging=swa takes the mean over the last"
+    ):
+        resumed_longer(tmp_path, "averaging={name: swa, start: 0.2, every: 4st}")
+    assert resumed_longer(tmp_path / "ema", "averaging=ema").average is not None
+
+
 def test_snapshots_that_cannot_be_are_refused_before_the_run(tmp_path: Path) -> None:
     for words, message in (
         (("callbacks.snapshots=true",), "schedule 'constant'.* has no cycles; take a cyclic schedule"),

@@ -34,11 +34,13 @@ class Averaging:
         share: looks before this one -> part of the way to the weights, in (0, 1]; 1 at the first.
         batches: training batches from which the statistics of batch norm are taken anew before an evaluation; None: all
             of an epoch; 0: never, they are averaged like the weights.
+        of_whole: whether the looks depend on the length of the training.
     """
 
     due: Callable[[int], bool]
     share: Callable[[int], float]
     batches: int | None = 0
+    of_whole: bool = False
 
 
 @AVERAGERS.register
@@ -130,7 +132,7 @@ def swa(
             f"start={start:g}, every={every}: the last step of the training would be the only one whose weights count "
             f"(of {timeline.total}, those after {first}); make start or every smaller, or the training longer"
         )
-    return Averaging(looks.__contains__, lambda looks: 1 / (1 + looks), _batches(batch_norm, batches))
+    return Averaging(looks.__contains__, lambda looks: 1 / (1 + looks), _batches(batch_norm, batches), of_whole=True)
 
 
 def move(averages: Sequence[Tensor], weights: Sequence[Tensor], share: float) -> None:

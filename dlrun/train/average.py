@@ -110,6 +110,10 @@ class WeightAverage:
         facts = {"looks": self.looks, "settled": self._is_settled}
         return {"averaged": self.model.state_dict(), "averaging": facts}
 
+    def would_differ(self, step: int) -> bool:
+        """Whether a training of another length would have looked at other weights in its first ``step`` steps."""
+        return self._plan.of_whole and (self.looks > 0 or any(self._plan.due(number + 1) for number in range(step)))
+
     def resume(self, payload: Mapping[str, Any]) -> None:
         """Go on from a checkpoint.
 

@@ -260,6 +260,12 @@ class Fit:
         load_weights(self.model, payload["model"])
         if self.average is not None:
             self.average.resume(payload)
+            if epochs != before and self.average.would_differ(payload["state"]["step"]):
+                raise CheckpointError(
+                    f"trainer.epochs was {before}, now {epochs}: averaging={self.config.averaging.name} takes the mean "
+                    "over the last part of the training, so it would have been of other weights; leave trainer.epochs, "
+                    "or start a new run from these weights with model.weights"
+                )
         self.optimizer.load_state_dict(payload["optimizer"])
         if self.scaler is not None and payload["scaler"] is not None:
             self.scaler.load_state_dict(payload["scaler"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from dlrun import checkpoint as files
 from dlrun.errors import UserError
 from dlrun.optim.averaging import cycle_ends
@@ -15,7 +18,8 @@ class snapshots(Callback):  # named as in YAML
     """Keep a checkpoint at the end of each cycle of the learning rate; ``dlrun eval ensemble=snapshots`` joins them.
 
     Files in ``checkpoints/``: ``snapshot_1.pt``, ``snapshot_2.pt``, ... A cycle ends where the rate is lowest before it
-    rises again, and with the training; which schedule makes it does not matter.
+    rises again, and with the training; which schedule makes it does not matter. A run that goes on for more epochs
+    keeps the snapshots that it has, and counts on from there.
 
     Args:
         every: instead, one each so many epochs or steps; null: at the ends of the cycles.
@@ -35,6 +39,7 @@ class snapshots(Callback):  # named as in YAML
         self.every = every
         self.count = count
         self._ends: tuple[int, ...] = ()
+        self._steps: list[int] | None = None  # of the snapshots so far, also of a shorter plan that was trained before
         self._failed = False
 
     def check(self, fit: Fit) -> None:
@@ -54,6 +59,9 @@ class snapshots(Callback):  # named as in YAML
     def fit_start(self, fit: Fit) -> None:
         """Find the steps, and clear what a killed process left behind."""
         self._ends = self._find(fit)
+        if self._steps is None:
+            # A new run, or a checkpoint from before the steps were saved.
+            self._steps = [step for step in self._ends if step <= fit.state.step]
         for path in fit.run.checkpoints.glob("previous_snapshot_*.pt"):
             path.unlink()
 
@@ -69,14 +77,18 @@ class snapshots(Callback):  # named as in YAML
 
     def step_end(self, fit: Fit) -> None:
         """Ask for a checkpoint at the end of a cycle."""
-        if fit.state.step in self._ends:
-            fit.state.request_checkpoint()
+        if fit.state.step not in self._ends:
+            return
+        assert self._steps is not None
+        if fit.state.step not in self._steps:
+            self._steps.append(fit.state.step)
+        fit.state.request_checkpoint()
 
     def checkpoint(self, fit: Fit) -> None:
         """Write the snapshot; without space there is none and the run goes on."""
-        if fit.state.step not in self._ends:
+        if self._steps is None or fit.state.step not in self._steps:
             return
-        path = fit.run.checkpoints / f"snapshot_{self._ends.index(fit.state.step) + 1}.pt"
+        path = fit.run.checkpoints / f"snapshot_{self._steps.index(fit.state.step) + 1}.pt"
         try:
             files.save(path, fit.payload())
         except OSError as error:
@@ -86,3 +98,11 @@ class snapshots(Callback):  # named as in YAML
             return
         # A resumed run writes the same snapshot again.
         files.previous_of(path).unlink(missing_ok=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Steps of the snapshots so far."""
+        return {"steps": self._steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``."""
+        self._steps = None if state.get("steps") is None else list(state["steps"])
