@@ -13,18 +13,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dlrun.data.statistics import Statistics
-from dlrun.tasks.base import Carried
+from dlrun.tasks.base import Carried, Probabilities
 from dlrun.views import Views
 
 
-def mean_probabilities(scores: Sequence[Tensor], weights: Sequence[float] | None = None) -> Tensor:
-    """The logarithm of the mean of the probabilities that scores stand for.
+def mean_probabilities(
+    scores: Sequence[Tensor], weights: Sequence[float] | None = None, kind: Probabilities = "softmax"
+) -> Tensor:
+    """Scores that stand for the mean of the probabilities that others stand for.
 
-    It may be used as scores: their softmax is that mean, and their cross entropy its negative log-likelihood.
+    Of the softmax they are the logarithms of that mean, of the sigmoid its log-odds: their softmax, or sigmoid, is the
+    mean, and their cross entropy its negative log-likelihood.
 
     Args:
         scores: logits (..., K) of each opinion, all of one shape.
         weights: what each counts, > 0, of sum 1; None: all the same.
+        kind: how they stand for probabilities, as the task says.
 
     Returns:
         (..., K), at least float32.
@@ -32,33 +36,39 @@ def mean_probabilities(scores: Sequence[Tensor], weights: Sequence[float] | None
     Source: Krizhevsky et al. 2012, "ImageNet classification with deep convolutional neural networks", section 4.1
     """
     counts = [1 / len(scores)] * len(scores) if weights is None else weights
-    logs = [
-        F.log_softmax(one if one.dtype == torch.float64 else one.float(), -1) + math.log(count)
-        for one, count in zip(scores, counts, strict=True)
-    ]
-    return torch.logsumexp(torch.stack(logs), 0)
+    precise = [one if one.dtype == torch.float64 else one.float() for one in scores]
+
+    def mean_of(logs: Sequence[Tensor]) -> Tensor:
+        weighted = [one + math.log(count) for one, count in zip(logs, counts, strict=True)]
+        return torch.logsumexp(torch.stack(weighted), 0)
+
+    if kind == "softmax":
+        return mean_of([F.log_softmax(one, -1) for one in precise])
+    return mean_of([F.logsigmoid(one) for one in precise]) - mean_of([F.logsigmoid(-one) for one in precise])
 
 
 class Viewed(nn.Module):
-    """A net that looks at several views of each image and gives the logarithm of the mean of its probabilities.
+    """A net that looks at several views of each image and gives scores of the mean of its probabilities.
 
     Args:
         model: called with normalised images (B, C, H, W), gives logits (B, K).
         statistics: what the model's images are normalised with; on the device of the images.
         views: what is made of an image.
+        kind: how the logits stand for probabilities.
     """
 
-    def __init__(self, model: nn.Module, statistics: Statistics, views: Views) -> None:
+    def __init__(self, model: nn.Module, statistics: Statistics, views: Views, kind: Probabilities = "softmax") -> None:
         super().__init__()
         self.model = model
         self._statistics = statistics
         self._views = views
+        self._kind = kind
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Scores (B, K) of images, float32 (B, C, H, W) in 0..255: they are normalised after what is done to them, as
         in training."""
         found = [(weight, self.model(self._statistics.normalize(view))) for weight, view in self._views(pixels)]
-        return mean_probabilities([scores for _, scores in found], [weight for weight, _ in found])
+        return mean_probabilities([scores for _, scores in found], [weight for weight, _ in found], self._kind)
 
 
 class LanguageEnsemble(nn.Module):

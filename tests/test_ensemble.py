@@ -25,6 +25,7 @@ from dlrun.train.evaluate import evaluate
 from dlrun.train.fit import Fit
 from dlrun.train.loop import train
 from dlrun.views import NAMES, Name, make_views
+from dlrun.weights import load_weights
 
 WORDS = ("data.noise=0.7", "data.samples=300", "trainer.epochs=2", "optimizer.lr=0.02", "callbacks.tensorboard=null")
 MEMBERS = {
@@ -110,9 +111,25 @@ def test_it_is_the_mean_of_softmaxes(opinions: int, batch: int, classes: int, se
     )
 
 
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 6), st.integers(0, 10**6))
+def test_of_several_labels_it_is_the_mean_of_sigmoids(opinions: int, batch: int, labels: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    scores = list(10 * torch.randn(opinions, batch, labels, dtype=torch.float64))
+    found = mean_probabilities(scores, kind="sigmoid")
+    torch.testing.assert_close(found.sigmoid(), torch.stack(scores).sigmoid().mean(0))
+    wanted = torch.rand(batch, labels, dtype=torch.float64)
+    torch.testing.assert_close(
+        F.binary_cross_entropy_with_logits(found, wanted),
+        F.binary_cross_entropy(torch.stack(scores).sigmoid().mean(0), wanted),
+    )
+
+
 def test_sure_and_wrong_members_give_no_infinity() -> None:
     scores = [torch.tensor([[1e4, 0.0]]), torch.tensor([[0.0, 1e4]])]
     torch.testing.assert_close(mean_probabilities(scores).exp(), torch.tensor([[0.5, 0.5]]))
+    torch.testing.assert_close(
+        mean_probabilities([torch.tensor([1e4]), torch.tensor([-1e4])], kind="sigmoid"), torch.tensor([0.0])
+    )
     assert mean_probabilities([one.bfloat16() for one in scores]).dtype == torch.float32
 
 
@@ -184,6 +201,92 @@ def test_members_of_different_sizes(
     code, out, _ = dlrun_eval(f"checkpoint=[{members['first'].run.path},{other.run.path}]", "ensemble=true")
     assert code == 0
     assert len(written(out)["members"]) == 2
+
+
+def test_snapshots_are_all_of_one_kind_of_weights(
+    tmp_path: Path, dlrun_eval: Callable[..., tuple[int, str, str]]
+) -> None:
+    swa = "averaging={name: swa, start: 0.5, every: 1ep}"
+    fit = make_fit(tmp_path, *WORDS, swa, "trainer.epochs=4", "callbacks.snapshots.count=4")
+    train(fit)
+    code, out, _ = dlrun_eval(f"checkpoint={fit.run.path}", "ensemble=snapshots")
+    assert code == 0
+    assert "weights     raw, since not all of the snapshots hold averaged ones" in out
+    images, _ = pixels(fit)
+    result = written(out)
+    assert {row.get("weights", "raw") for row in result["members"]} == {"raw"}
+    payload = checkpoint.load(fit.run.checkpoints / "snapshot_4.pt")
+    fit.model.load_state_dict(payload["model"])
+    with torch.inference_mode():
+        alone = fit.model.eval()(fit.feed.statistics.normalize(images.float()))  # type: ignore[attr-defined]
+    labels = assembly.build_data(fit.config).test.labels
+    assert result["members"][-1]["loss"] == pytest.approx(nll(alone.double().softmax(1), labels), rel=1e-4)
+    code, out, err = dlrun_eval(f"checkpoint={fit.run.path}", "ensemble=snapshots", "weights=averaged")
+    assert code == 2
+    assert "holds no averaged weights" in err
+
+
+def test_several_labels_are_averaged_over_nets_and_views(
+    tmp_path: Path, dlrun_eval: Callable[..., tuple[int, str, str]]
+) -> None:
+    several = ("data.several_labels=true", "task=multilabel_classification", "loss=binary_cross_entropy")
+    fits = [make_fit(tmp_path, *WORDS, *several, f"seed={seed}") for seed in (1, 2)]
+    for fit in fits:
+        train(fit)
+    loader = fits[0].feed.eval_loader("test")
+    assert loader is not None
+    together, sides, targets = [], [], []
+    for fit in fits:
+        load_weights(fit.model, checkpoint.load(fit.run.checkpoints / "best.pt")["model"])
+    with torch.inference_mode():
+        for inputs, labels in loader.epoch(0):
+            together.append(torch.stack([fit.model.eval()(inputs).sigmoid() for fit in fits]).mean(0))
+            sides.append((fits[0].model(inputs).sigmoid() + fits[0].model(inputs.flip(-1)).sigmoid()) / 2)
+            targets.append(labels)
+    wanted = torch.cat(targets).float()
+    code, out, _ = dlrun_eval(f"checkpoint=[{fits[0].run.path},{fits[1].run.path}]", "ensemble=true")
+    assert code == 0
+    result = written(out)
+    mean = torch.cat(together)
+    assert result["loss"] == pytest.approx(float(F.binary_cross_entropy(mean, wanted)), rel=1e-4)
+    assert result["accuracy"] == pytest.approx(float(((mean > 0.5) == (wanted > 0.5)).all(1).float().mean()))
+    assert result["gain"].keys() == {"loss", "accuracy", "f1_micro", "f1_macro", "mean_average_precision"}
+    assert result["gain"]["loss"] < 0
+    code, out, _ = dlrun_eval(f"checkpoint={fits[0].run.path}", "tta=flip")
+    assert code == 0
+    result = written(out)
+    assert result["loss"] == pytest.approx(float(F.binary_cross_entropy(torch.cat(sides), wanted)), rel=1e-4)
+    assert result["plain"]["mean_average_precision"] > 0
+    assert len(result["per_class"]) == wanted.shape[1]
+
+
+def test_classifiers_of_sequences_are_averaged(tmp_path: Path, dlrun_eval: Callable[..., tuple[int, str, str]]) -> None:
+    words = (
+        *("task=sequence_classification", "data=long_memory", "data.samples=80", "data.length=4", "augment=none"),
+        *("model={name: rnn, layers: 1, hidden_size: 8}", "callbacks.tensorboard=null", "data.batch_size=16"),
+    )
+    fits = [make_fit(tmp_path, *words, f"seed={seed}", "data.normalize=none") for seed in (1, 2)]
+    for fit in fits:
+        train(fit)
+        load_weights(fit.model, checkpoint.load(fit.run.checkpoints / "best.pt")["model"])
+    loader = fits[0].feed.eval_loader("test")
+    assert loader is not None
+    chances, targets = [], []
+    with torch.inference_mode():
+        for batch in loader.epoch(0):
+            scores = [fit.model.eval()(batch.tokens, batch.lengths) for fit in fits]
+            chances.append(torch.stack([one.double().softmax(1) for one in scores]).mean(0))
+            targets.append(batch.targets)
+    code, out, _ = dlrun_eval(f"checkpoint=[{fits[0].run.path},{fits[1].run.path}]", "ensemble=true")
+    assert code == 0
+    result = written(out)
+    assert result["loss"] == pytest.approx(nll(torch.cat(chances), torch.cat(targets)), rel=1e-5)
+    assert sum(row["support"] for row in result["per_class"]) == result["samples"]
+    other = make_fit(tmp_path / "other", *words, "seed=1", "data.normalize=none", "data.split_seed=5")
+    train(other)
+    code, _, err = dlrun_eval(f"checkpoint=[{fits[0].run.path},{other.run.path}]", "ensemble=true")
+    assert code == 2
+    assert "is not that of" in err
 
 
 # Language models
@@ -383,7 +486,11 @@ def test_an_ensemble_that_looks_twice(members: dict[str, Fit], dlrun_eval: Calla
 def test_several_checkpoints_with_views_in_a_table(
     members: dict[str, Fit], dlrun_eval: Callable[..., tuple[int, str, str]]
 ) -> None:
+    plain = dlrun_eval(f"checkpoint={members['first'].run.path}", "tta=translate")[1]
     code, out, _ = dlrun_eval(checkpoints(members), "tta=translate", "shift=2")
+    # The options are part of the name: no result takes the place of another.
+    assert "best_translate.json" in plain
+    assert "best_translate_shift2.json" in out
     assert code == 0
     rows = [line.split()[1] for line in out.splitlines() if "best.pt, " in line and "%" in line]
     assert rows == ["plain", "translate"] * len(members)
@@ -406,7 +513,7 @@ PAIRS = (
         (("ensemble=snapshots", "checkpoint=[{first},{second}]"), "is about the snapshots of one run"),
         (("ensemble=snapshots", "checkpoint={few}"), "there are no snapshots"),
         (("ensemble=true", "checkpoint=[{first},{few}]"), "the classes differ"),
-        (("ensemble=true", "checkpoint=[{first},{writer}]"), "the classes differ"),
+        (("ensemble=true", "checkpoint=[{first},{writer}]"), "only checkpoints with one task can be averaged"),
         (("ensemble=true", "checkpoint=[{first},{other}]"), "is not that of"),
         (("ensemble=true", "checkpoint=[{first},{second}]", "weights=averaged"), "holds no averaged weights"),
         (("checkpoint={first}", "weights=averaged"), "was trained without averaging (averaging=ema"),

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,30 +14,22 @@ from dlrun.commands.eval_report import print_classes, print_gain, print_split, p
 from dlrun.commands.explaining import explaining
 from dlrun.commands.request import Request
 from dlrun.commands.saved import Saved, home
-from dlrun.commands.scoring import (
-    Subject,
-    by_class,
-    classified,
-    gain,
-    likelihood,
-    load,
-    open_subject,
-    rates,
-)
-from dlrun.commands.tta import tta_facts, views_for
+from dlrun.commands.scoring import Subject, classified, detailed, gain, load, open_subject, probabilities_of, rated
+from dlrun.commands.tta import asked_of, tta_facts, views_for
 from dlrun.config.sources import display_path
 from dlrun.errors import CheckpointError, UserError
 from dlrun.logs import log
+from dlrun.registry import TASKS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dlrun.data.feed import Split
 
-_TASKS = ("classification", "language_modeling")
-"""Tasks whose models give the probabilities of what they choose from."""
+_LANGUAGE = "language_modeling"
+"""The task whose models carry something from batch to batch, so that they must read side by side."""
 _COMPARED = 64
-"""Images that are compared to see whether the members were given the same ones."""
+"""Samples that are compared to see whether the members were given the same ones."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +66,9 @@ def evaluate_ensemble(paths: Sequence[Path], request: Request, split: Split, *, 
         )
     members = [load(path, request) for path in paths]
     _check_outputs(members)
-    text = members[0].config.task.name == "language_modeling"
-    result = _language(members, request, split) if text else _images(members, request, split)
+    chosen = _of_one_kind(members, request) if snapshots else request
+    text = members[0].config.task.name == _LANGUAGE
+    result = _language(members, chosen, split) if text else _classifiers(members, chosen, split)
     mean = {name: sum(member[name] for member in result.members) / len(members) for name in result.names}
     report = {
         "ensemble": [member["checkpoint"] for member in result.members],
@@ -91,6 +84,14 @@ def evaluate_ensemble(paths: Sequence[Path], request: Request, split: Split, *, 
     write(folder, name, f"{len(paths)} checkpoints", report)
 
 
+def _of_one_kind(members: Sequence[Saved], request: Request) -> Request:
+    """The request for weights of one kind: of the first snapshots of a run there may be no average yet."""
+    if len({member.weights(request)[1] for member in members}) == 1:
+        return request
+    log.info("weights     raw, since not all of the snapshots hold averaged ones")
+    return replace(request, reserved={**request.reserved, "weights": "raw"})
+
+
 def _check_outputs(members: Sequence[Saved]) -> None:
     """Check that all score the same things.
 
@@ -104,10 +105,18 @@ def _check_outputs(members: Sequence[Saved]) -> None:
             "average; evaluate the checkpoints one by one (without ensemble=)"
         )
     for member in members:
-        if member.config.task.name not in _TASKS:
+        task = TASKS.get(member.config.task.name)
+        if task is not TASKS.get(first.config.task.name):
+            raise UserError(
+                f"ensemble: {display_path(first.path)} has task {first.config.task.name!r}, "
+                f"{display_path(member.path)} has {member.config.task.name!r}; only checkpoints with one task can be "
+                "averaged"
+            )
+        if task is not TASKS.get(_LANGUAGE) and probabilities_of(task) is None:
+            fitting = [name for name in TASKS.names() if name == _LANGUAGE or probabilities_of(TASKS.get(name))]
             raise UserError(
                 f"ensemble: {display_path(member.path)} has task {member.config.task.name!r}; only checkpoints with "
-                f"task={' or task='.join(_TASKS)} can be averaged"
+                f"task={' or task='.join(fitting)} can be averaged"
             )
     for member in members[1:]:
         if _outputs(member) != _outputs(first):
@@ -121,6 +130,8 @@ def _check_outputs(members: Sequence[Saved]) -> None:
 
 def _outputs(member: Saved) -> tuple[str, tuple[Any, ...]]:
     data = member.payload["data"]
+    if "labels" in data:
+        return "classes", tuple(data["labels"])
     if "vocabulary" in data:
         return "symbols", (data["vocabulary"]["level"], *data["vocabulary"]["symbols"])
     return "classes", tuple(data.get("classes", data.get("target", {}).get("symbols", ())))
@@ -130,8 +141,9 @@ def _row(subject: Subject) -> dict[str, Any]:
     return {"checkpoint": subject.name, **({"weights": subject.kind} if subject.kind else {}), "step": subject.step}
 
 
-def _images(members: Sequence[Saved], request: Request, split: Split) -> _Result:
-    """Classifiers, one after the other: each reads the images through its own statistics, at its own size."""
+def _classifiers(members: Sequence[Saved], request: Request, split: Split) -> _Result:
+    """Classifiers, one after the other: each reads images through its own statistics, at its own size, and texts
+    through its own vocabulary."""
     from dlrun.combine import mean_probabilities
 
     rows: list[dict[str, Any]] = []
@@ -148,30 +160,28 @@ def _images(members: Sequence[Saved], request: Request, split: Split) -> _Result
         if first is None:
             first, labels = subject, targets
             about: dict[str, Any] = {} if views is None else {"tta": tta_facts(views)}
-        _check_same_images(first, subject, labels, targets, split)
-        rows.append({**_row(subject), "loss": likelihood(outputs, targets), **rates(subject, outputs, targets)})
+        _check_same_samples(first, subject, labels, targets, split)
+        rows.append({**_row(subject), **rated(subject, outputs, targets)})
         scores.append(outputs.double())
         # Only the data of the first are needed again, for comparison.
         del subject
     assert first is not None
-    together = mean_probabilities(scores)
+    kind = probabilities_of(first.task)
+    assert kind is not None
+    together = mean_probabilities(scores, kind=kind)
+    joined = rated(first, together, labels)
     if plain:
-        usual = mean_probabilities(plain)
-        about["plain"] = {"loss": likelihood(usual, labels), **rates(first, usual, labels)}
+        about["plain"] = rated(first, mean_probabilities(plain, kind=kind), labels)
     return _Result(
         rows,
-        {
-            "loss": likelihood(together, labels),
-            **rates(first, together, labels),
-            **by_class(first, together, labels),
-        },
-        ["loss", *first.task.metrics],
+        {**joined, **detailed(first, together, labels)},
+        list(joined),
         {"samples": len(labels), **about},
     )
 
 
-def _check_same_images(first: Subject, other: Subject, labels: Tensor, targets: Tensor, split: Split) -> None:
-    """Check that two members were given the same images in the same order, as far as their sizes let one see.
+def _check_same_samples(first: Subject, other: Subject, labels: Tensor, targets: Tensor, split: Split) -> None:
+    """Check that two members were given the same samples in the same order, as far as their sizes let one see.
 
     Raises:
         UserError: if they were not.
@@ -179,6 +189,7 @@ def _check_same_images(first: Subject, other: Subject, labels: Tensor, targets: 
     import torch
 
     from dlrun.data.image_feed import ImageFeed
+    from dlrun.data.sequence_feed import SequenceFeed
 
     same = torch.equal(labels, targets)
     one, two = first.feed, other.feed
@@ -187,6 +198,8 @@ def _check_same_images(first: Subject, other: Subject, labels: Tensor, targets: 
         if one.data.input_shape == two.data.input_shape:
             picked = range(0, len(labels), max(1, len(labels) // _COMPARED))
             same = torch.equal(*(source.read(picked) for source in sources))
+    if same and isinstance(one, SequenceFeed) and isinstance(two, SequenceFeed):
+        same = [sample.tokens for sample in one.sequences(split)] == [sample.tokens for sample in two.sequences(split)]
     if not same:
         raise UserError(
             f"ensemble: the {split} split of {other.name} is not that of {first.name}: their data or the seeds of "
@@ -240,6 +253,5 @@ def _place(paths: Sequence[Path], split: Split, request: Request, *, snapshots: 
     """Where the results go: the run folder that all members have in common, or the folder that holds their runs."""
     homes = {home(path.absolute()) for path in paths}
     folder = homes.pop() if len(homes) == 1 else Path(os.path.commonpath(homes))
-    asked = [request.reserved[key] for key in ("weights", "tta") if request.reserved.get(key, "auto") != "auto"]
     digest = hashlib.sha256("\n".join(sorted(str(path.absolute()) for path in paths)).encode()).hexdigest()[:6]
-    return folder, "_".join(["ensemble", split, "snapshots" if snapshots else digest, *asked])
+    return folder, "_".join(["ensemble", split, "snapshots" if snapshots else digest, *asked_of(request)])

@@ -9,17 +9,8 @@ from typing import TYPE_CHECKING, Any
 from dlrun.commands.eval_report import metrics_of, print_report, print_table, write
 from dlrun.commands.request import Request
 from dlrun.commands.saved import Saved, home, listed
-from dlrun.commands.scoring import (
-    Subject,
-    by_class,
-    classified,
-    likelihood,
-    load,
-    open_subject,
-    plain_scores,
-    rates,
-)
-from dlrun.commands.tta import check_tta_words, tta_facts, views_for
+from dlrun.commands.scoring import Subject, classified, detailed, load, open_subject, plain_scores, rated
+from dlrun.commands.tta import asked_of, check_tta_words, tta_facts, views_for
 from dlrun.errors import EXIT_DONE, UserError, did_you_mean
 from dlrun.logs import start_console
 
@@ -91,8 +82,7 @@ def _snapshots(words: Sequence[str]) -> list[Path]:
 
 def _file_name(path: Path, split: Split, request: Request) -> str:
     """Of the results; what was asked for beyond the checkpoint itself is part of it."""
-    asked = [request.reserved[key] for key in ("weights", "tta") if request.reserved.get(key, "auto") != "auto"]
-    return "_".join(["eval", split, path.stem, *asked])
+    return "_".join(["eval", split, path.stem, *asked_of(request)])
 
 
 def _evaluate_one(saved: Saved, request: Request, split: Split) -> dict[str, Any]:
@@ -121,11 +111,10 @@ def _augmented(subject: Subject, split: Split, views: Views) -> tuple[int, dict[
     plain, targets = classified(subject, split)
     outputs, _ = classified(subject, split, views)
     scores = {
-        "loss": likelihood(outputs, targets),
-        **rates(subject, outputs, targets),
+        **rated(subject, outputs, targets),
         "tta": tta_facts(views),
-        "plain": {"loss": likelihood(plain, targets), **rates(subject, plain, targets)},
-        **by_class(subject, outputs, targets),
+        "plain": rated(subject, plain, targets),
+        **detailed(subject, outputs, targets),
     }
     return len(targets), scores
 

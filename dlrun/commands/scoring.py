@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dlrun.config.schema import Config
     from dlrun.data.feed import BatchLoader, Feed, Split
     from dlrun.data.image_feed import ImageFeed
-    from dlrun.tasks.base import Task
+    from dlrun.tasks.base import Probabilities, Task
     from dlrun.views import Views
 
 
@@ -136,7 +136,6 @@ def plain_scores(subject: Subject, split: Split) -> tuple[int, dict[str, Any]]:
 
 
 def _scores(subject: Subject, loader: BatchLoader) -> dict[str, Any]:
-    from dlrun.tasks.base import complete
     from dlrun.train.evaluate import evaluate
 
     config = subject.saved.config
@@ -146,12 +145,8 @@ def _scores(subject: Subject, loader: BatchLoader) -> dict[str, Any]:
     if subject.feed.classes is None and detail is None:
         return evaluate(subject.model, loader, subject.task, config.trainer.precision, subject.device) or {}
     outputs, targets = _predict(subject, subject.model, loader)
-    # First the loss, whose place in the report is the first.
     loss = float(subject.task.loss(outputs, targets))
-    if detail is None:
-        return {"loss": loss, **rates(subject, outputs, targets), **by_class(subject, outputs, targets)}
-    scores = complete(subject.task, {"loss": loss, **rates(subject, outputs, targets)})
-    return {**scores, **detail(outputs, targets, subject.feed.outputs)}
+    return {**_rates(subject, outputs, targets, loss), **detailed(subject, outputs, targets)}
 
 
 def _tag_scores(subject: Subject, loader: BatchLoader) -> dict[str, Any]:
@@ -183,7 +178,7 @@ def _apart(tags: Tensor, lengths: Sequence[int], names: Sequence[str]) -> list[s
 
 
 def classified(subject: Subject, split: Split, views: Views | None = None) -> tuple[Tensor, Tensor]:
-    """Scores (N, K) and labels (N,) of a split on the CPU, in its order; with views the logs of mean probabilities.
+    """Scores (N, K) and targets (N, ...) of a split on the CPU, in its order; with views, of mean probabilities.
 
     Raises:
         UserError: if the data have no such split, or their samples no classes.
@@ -195,29 +190,54 @@ def classified(subject: Subject, split: Split, views: Views | None = None) -> tu
 
         feed = images_of(subject)
         loader = _there(subject, feed.pixels(split), split)
-        model = Viewed(subject.model, feed.statistics.to(subject.device), views)
+        kind = probabilities_of(subject.task)
+        assert kind is not None
+        model = Viewed(subject.model, feed.statistics.to(subject.device), views, kind)
     try:
         return _predict(subject, model, loader)
     finally:
         loader.close()
 
 
-def rates(subject: Subject, outputs: Tensor, targets: Tensor) -> dict[str, float]:
-    """The metrics of classification, from scores (N, K) and labels (N,)."""
-    return {name: float(count) / len(targets) for name, count in subject.task.score(outputs, targets).items()}
+def probabilities_of(task: object) -> Probabilities | None:
+    """How the scores of a task's models stand for probabilities; None if they do not."""
+    kind: Probabilities | None = getattr(task, "probabilities", None)
+    return kind
 
 
-def likelihood(outputs: Tensor, targets: Tensor) -> float:
-    """Mean negative log-likelihood in nats of labels (N,) under scores (N, K): a loss that all nets have in common."""
-    from torch.nn.functional import cross_entropy
+def rated(subject: Subject, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+    """The mean negative log-likelihood in nats, a loss that all nets have in common, and all metrics of the split.
 
-    return float(cross_entropy(outputs, targets))
+    Args:
+        subject: whose task it is.
+        outputs: scores (N, K) that stand for probabilities.
+        targets: labels (N,), or of several labels each (N, K).
+    """
+    from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+
+    if probabilities_of(subject.task) == "sigmoid":
+        loss = binary_cross_entropy_with_logits(outputs, targets.to(outputs.dtype))
+    else:
+        loss = cross_entropy(outputs, targets)
+    known = _rates(subject, outputs, targets, float(loss))
+    return known | {name: value for name, value in detailed(subject, outputs, targets).items() if type(value) is float}
 
 
-def by_class(subject: Subject, outputs: Tensor, targets: Tensor) -> dict[str, Any]:
-    """Metrics of each class, the names of the classes and the confusion matrix."""
+def _rates(subject: Subject, outputs: Tensor, targets: Tensor, loss: float) -> dict[str, float]:
+    from dlrun.tasks.base import complete
+
+    counts = subject.task.score(outputs, targets).items()
+    return complete(subject.task, {"loss": loss, **{name: float(count) / len(targets) for name, count in counts}})
+
+
+def detailed(subject: Subject, outputs: Tensor, targets: Tensor) -> dict[str, Any]:
+    """Metrics of each class or label; of classes also their names and the confusion matrix."""
     from dlrun.scores import confusion_matrix, per_class
 
+    detail = getattr(subject.task, "detail", None)
+    if detail is not None:
+        found: dict[str, Any] = detail(outputs, targets, subject.feed.outputs)
+        return found
     classes = subject.feed.classes
     assert classes is not None
     confusion = confusion_matrix(outputs.argmax(1), targets, len(classes))
@@ -237,7 +257,7 @@ def images_of(subject: Subject) -> ImageFeed:
     """
     from dlrun.data.image_feed import ImageFeed
 
-    if not isinstance(subject.feed, ImageFeed) or subject.saved.config.task.name != "classification":
+    if not isinstance(subject.feed, ImageFeed) or probabilities_of(subject.task) is None:
         raise UserError(
             f"tta= is for classifiers of images, and {subject.name} is model {subject.saved.config.model.name!r} of "
             f"data {subject.saved.config.data.name!r} ({subject.feed.kind}) with task "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from dlrun.commands.request import Request
@@ -29,6 +30,13 @@ def check_tta_words(request: Request) -> None:
     for word, owners in _WORD_OF.items():
         if word in request.reserved and name not in owners:
             raise UserError(f"{word}={request.reserved[word]}: is an option of tta={' and tta='.join(owners)}")
+
+
+def asked_of(request: Request) -> list[str]:
+    """What was asked for beyond the checkpoint itself, for names of files: ``averaged``, ``translate``, ``shift3``."""
+    words = [request.reserved[key] for key in ("weights", "tta") if request.reserved.get(key, "auto") != "auto"]
+    options = {key: request.reserved[key] for key in _WORD_OF if key in request.reserved}
+    return [*words, *(key + "-".join(re.findall(r"\d+", given)) for key, given in options.items())]
 
 
 def views_for(subject: Subject, request: Request) -> Views | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,10 @@ from dlrun.losses import IGNORED
 Batch = Any
 """What a loader yields and only the task takes apart: a tuple of tensors for the built-in tasks."""
 
+
+Probabilities = Literal["softmax", "sigmoid"]
+"""How scores (B, K) stand for probabilities: those of one class of K, or of each of K labels by itself. A task whose
+models give such scores has it as the attribute ``probabilities``, and several models or views can then be averaged."""
 
 Carried = tuple[Tensor, ...] | None
 """What a model of streams hands from one batch to the next: tensors (layers, B, ...) with the streams along axis 1;

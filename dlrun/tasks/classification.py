@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dlrun.losses import Loss
 from dlrun.registry import TASKS
-from dlrun.tasks.base import Carried, StepOutput, WithAuxiliary
+from dlrun.tasks.base import Carried, Probabilities, StepOutput, WithAuxiliary
 
 TOP5_FROM = 10
 """Number of classes from which top-5 accuracy says something."""
@@ -25,6 +25,7 @@ class classification:  # named as in YAML
     shares of the classes, (B, K) float; the metrics then count the class with the largest share as the right one.
     """
 
+    probabilities: Probabilities = "softmax"
     soft_targets = True
     """It takes shares of the classes if its loss does; augmentations that mix images need both."""
 

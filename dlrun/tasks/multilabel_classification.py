@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dlrun.losses import Loss
 from dlrun.registry import TASKS
 from dlrun.scores import average_precision
-from dlrun.tasks.base import Carried, StepOutput, WithAuxiliary
+from dlrun.tasks.base import Carried, Probabilities, StepOutput, WithAuxiliary
 from dlrun.types import Fraction
 
 Batch = tuple[Tensor, Tensor]
@@ -38,6 +38,7 @@ class multilabel_classification:  # named as in YAML
     """
 
     metrics: tuple[str, ...] = ("accuracy", "f1_micro", "f1_macro")
+    probabilities: Probabilities = "sigmoid"
     soft_targets = True
 
     def __init__(self, loss: Loss, num_labels: int, *, threshold: Fraction = 0.5) -> None:

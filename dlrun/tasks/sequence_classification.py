@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dlrun.data.sequence_batches import SequenceBatch
 from dlrun.losses import Loss
 from dlrun.registry import TASKS
-from dlrun.tasks.base import Carried, StepOutput, longest_rows
+from dlrun.tasks.base import Carried, Probabilities, StepOutput, longest_rows
 from dlrun.tasks.classification import classification
 
 
@@ -20,6 +20,8 @@ class sequence_classification:  # named as in YAML
     A batch is :class:`dlrun.data.sequence_batches.SequenceBatch`; the model is called with the tokens (B, T) and their
     lengths, and gives logits (B, K), which must not depend on what stands in the padding.
     """
+
+    probabilities: Probabilities = "softmax"
 
     def __init__(self, loss: Loss, class_count: int) -> None:
         self.loss = loss
