@@ -184,8 +184,6 @@ REFUSED: list[tuple[str, str, str]] = [
     # Losses of one label cannot be of shares of several.
     ("augment=mixup", "loss=*hinge", MIXING),
     ("augment=cutmix", "loss=*hinge", MIXING),
-    ("augment=mixup", "loss=focal*", MIXING),
-    ("augment=cutmix", "loss=focal*", MIXING),
     # Rotated images have no neighbouring pixels.
     ("normalize=pca", "model=conv_dropout", "the numbers are no longer pixels with neighbours"),
     ("normalize=pca", "model=stochastic_depth", "the numbers are no longer pixels with neighbours"),

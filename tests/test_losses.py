@@ -125,6 +125,24 @@ def test_focal_is_its_formula(gamma: float) -> None:
     assert sure.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_focal_of_shares_and_smoothed_labels_is_its_formula(gamma: float, weighted: bool) -> None:
+    scores, labels = drawn(8, 4)
+    shares = drawn(8, 4, 1)[0].softmax(1)
+    weights = torch.tensor([1.0, 2.0, 3.0, 0.5], dtype=torch.float64) if weighted else torch.ones(4)
+    p = scores.softmax(1)
+    each = -weights * (1 - p) ** gamma * p.log()
+    options: Any = {"gamma": gamma, "class_weights": tuple(weights.tolist()) if weighted else None}
+    torch.testing.assert_close(focal(4, **options)(scores, shares), (shares * each).sum(1).mean())
+    even = 0.3 / 4 + 0.7 * torch.eye(4, dtype=torch.float64)[labels]
+    smooth = focal(4, label_smoothing=0.3, **options)
+    torch.testing.assert_close(smooth(scores, labels), (even * each).sum(1).mean())
+    torch.testing.assert_close(smooth(scores, shares), ((0.3 / 4 + 0.7 * shares) * each).sum(1).mean())
+    masked = labels.where(torch.arange(8) < 6, IGNORED)
+    torch.testing.assert_close(smooth(scores, masked), (even * each).sum(1)[:6].mean())
+
+
 @given(rows=st.integers(1, 6), classes=st.integers(2, 6), margin=st.floats(0.1, 3), seed=st.integers(0, 1000))
 def test_hinge_is_its_formula_and_that_of_torch(rows: int, classes: int, margin: float, seed: int) -> None:
     scores, labels = drawn(rows, classes, seed)
@@ -153,6 +171,9 @@ def test_binary_cross_entropy_is_its_formula() -> None:
     torch.testing.assert_close(loss(scores, targets), weighted)
     one_hot = torch.eye(4, dtype=torch.float64)[labels]
     torch.testing.assert_close(binary_cross_entropy()(scores, labels), binary_cross_entropy()(scores, one_hot))
+    smooth = binary_cross_entropy(label_smoothing=0.2)
+    torch.testing.assert_close(smooth(scores, targets), binary_cross_entropy()(scores, 0.1 + 0.8 * targets))
+    torch.testing.assert_close(smooth(scores, labels), binary_cross_entropy()(scores, 0.1 + 0.8 * one_hot))
 
 
 def test_balanced_labels_weigh_the_same_with_and_without() -> None:
@@ -232,6 +253,7 @@ def test_every_loss_says_which_targets_it_takes(name: str) -> None:
         torch.testing.assert_close(loss(scores, one_hot), loss(scores, labels))
     assert (loss.soft_targets, loss.multi_label) == {
         "cross_entropy": (True, False),
+        "focal": (True, False),
         "binary_cross_entropy": (True, True),
         "mse": (True, True),
     }.get(name, (False, False))
@@ -252,6 +274,11 @@ def test_half_precision_gives_nearly_the_same(name: str) -> None:
     scores, labels = drawn(64, 100)
     scores = scores.bfloat16().double()
     assert float(loss(scores.bfloat16(), labels)) == pytest.approx(float(loss(scores, labels)), rel=2e-2)
+    if loss.soft_targets:
+        # The shares keep their precision, whatever that of the scores is.
+        shares = torch.rand(64, 100, generator=torch.Generator().manual_seed(1)).double()
+        shares /= shares.sum(1, keepdim=True)
+        assert float(loss(scores.bfloat16(), shares.float())) == pytest.approx(float(loss(scores, shares)), rel=1e-5)
 
 
 # In a configuration

@@ -40,6 +40,14 @@ def indicators(scores: Tensor, targets: Tensor) -> Tensor:
     return torch.zeros_like(scores).scatter(1, targets.clamp(min=0)[:, None], 1.0)
 
 
+def smoothed(targets: Tensor, smoothing: float, rest: float) -> Tensor:
+    """Targets (B, K) in [0, 1], of which a part is exchanged for ``rest`` everywhere.
+
+    That is 1/K for shares of the classes, and 1/2 where each label is there or not.
+    """
+    return targets if smoothing == 0 else targets * (1 - smoothing) + smoothing * rest
+
+
 class Weights:
     """Factors of the classes, on whatever device they are needed.
 
