@@ -134,3 +134,32 @@ def test_compare_refuses_what_cannot_be_compared(tmp_path: Path, capsys: pytest.
         assert done.code == 2, done.text
         assert message in done.err
     assert dlrun("compare", folds, folds).code == 0
+
+
+def test_folds_are_paired_only_where_they_hold_the_same_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dlrun = Dlrun(capsys)
+
+    def folds(name: str, index: int = 0, label: int = 1, place: str = "/a/cat/1.png", **data: Any) -> str:
+        chosen = {"name": "digits", "split_seed": 0, "batch_size": 8, "root": "/a", **data}
+        folder = make_set(tmp_path / name, [0.90, 0.91], folds=2, data=chosen)
+        for run in folder.glob("fold_*"):
+            np.savez(run / "out_of_fold.npz", index=np.array([3, index]), label=np.array([0, label]), path=[place])
+        return str(folder)
+
+    plain = folds("plain")
+    assert (
+        dlrun("compare", plain, folds("same", place="/b/cat/1.png", root="/b", batch_size=4, normalize="zca")).code == 0
+    )
+    others = {
+        "index": folds("index", index=1),
+        "label": folds("label", label=2),
+        "file": folds("file", place="/a/dog/1.png"),
+        "noise": folds("noise", noise=0.9),
+        "seed": folds("seed", split_seed=1),
+    }
+    for name, other in others.items():
+        done = dlrun("compare", plain, other)
+        assert done.code == 2, name
+        assert "divide the data differently" in done.err

@@ -17,6 +17,16 @@ from dlrun.runfolder import finite
 from dlrun.scores import is_rate
 from dlrun.spread import Difference, Spread, difference, paired_difference
 
+_ELSEWHERE = frozenset(
+    (
+        *("root", "path", "cache", "download", "size", "fit", "on_error"),
+        *("batch_size", "batch_growth", "batch_growth_at", "batch_growth_max", "eval_batch_size", "drop_last"),
+        *("normalize", "whitening_epsilon", "contrast_normalize", "contrast_scale", "contrast_bias"),
+        *("resident", "workers"),
+    )
+)
+"""Options of the data with which the images of a fold are still the same ones."""
+
 
 @dataclass(frozen=True)
 class _Set:
@@ -72,9 +82,21 @@ def _read(path: Path) -> _Set:
     tree, _ = read_yaml(path / "config.yaml", str(path))
     paired = None
     if tree.get("folds") is not None:
-        names = tuple(one.name for one in done)
-        paired = (tree["folds"], names, tree["data"]["name"], tree["data"]["split_seed"])
+        paired = tuple(_division(path / one.name, tree) for one in done)
     return _Set(path, paired, spreads(outcomes), len(done))
+
+
+def _division(folder: Path, tree: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What the images that one fold held out are recognised by.
+
+    The number, class and file of each are in its predictions. What the images show follows from the data's options, of
+    which those that say where the data lie and how large the images are made do not count.
+    """
+    from dlrun.commands.out_of_fold import FILE, division
+
+    data = {key: value for key, value in tree["data"].items() if key not in _ELSEWHERE}
+    predictions = folder / FILE
+    return folder.name, tree["folds"], data, division(predictions) if predictions.is_file() else None
 
 
 def _plain(first: Spread, second: Spread, found: Difference) -> dict[str, Any]:

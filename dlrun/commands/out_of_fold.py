@@ -6,8 +6,10 @@ Letters used below: N images, K classes.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -90,6 +92,18 @@ def collect(parent: RunFolder, names: Sequence[str]) -> dict[str, float] | None:
     parent.write_text(LISTING, _listing(joined, predicted, parts[0]["classes"]))
     right = (predicted == joined["label"]).reshape(len(predicted), -1).all(1)
     return {"samples": len(predicted), "accuracy": float(right.mean())}
+
+
+def division(path: Path) -> str:
+    """A digest of which images a file of predictions is about: their numbers, classes and, of image files, names."""
+    with np.load(path, allow_pickle=False) as file:
+        found = hashlib.sha256()
+        for key in ("index", "label"):
+            found.update(f"{key} {file[key].dtype} {file[key].shape}".encode() + file[key].tobytes())
+        if "path" in file:
+            # With the folder of the class; where the others are may have changed.
+            found.update("\n".join("/".join(Path(path).parts[-2:]) for path in file["path"].tolist()).encode())
+    return found.hexdigest()
 
 
 def _packed(arrays: Arrays) -> bytes:
