@@ -147,6 +147,16 @@ def test_the_size_of_a_batch_does_not_show(
     assert parts == whole
 
 
+@pytest.mark.parametrize("option", ["normalize=zca", "batch_growth=3", "batch_size=7", "contrast_normalize=true"])
+def test_what_only_the_training_heeds_is_refused(
+    run: Path, dlrun_eval: Callable[..., tuple[int, str, str]], option: str
+) -> None:
+    code, _, err = dlrun_eval("checkpoint=run", f"data.{option}")
+    assert code == 2
+    assert f"data.{option.partition('=')[0]}: was " in err
+    assert "eval cannot change it" in err
+
+
 # What is given
 
 

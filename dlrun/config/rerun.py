@@ -31,10 +31,17 @@ SERIES_MAY_CHANGE = (
 )
 """Paths that may change when several runs of one experiment go on: all runs must be trained alike, and seeds added."""
 
+_OF_TRAINING = (
+    *("batch_size", "batch_growth", "batch_growth_at", "batch_growth_max", "drop_last"),
+    *("normalize", "whitening_epsilon", "contrast_normalize", "contrast_scale", "contrast_bias"),
+)
+"""Options of the data that only the training heeds, or that are in the checkpoint as it left them."""
+
 EVAL_MAY_CHANGE = (
     "device",
     "plugins",
     "data",
+    *(f"!data.{name}" for name in _OF_TRAINING),
     "task.beam",
     "task.threshold",
     "trainer.precision",
@@ -42,7 +49,7 @@ EVAL_MAY_CHANGE = (
     "trainer.threads",
     "trainer.limit_batches",
 )
-"""Paths that say where and how an evaluation runs, and on what."""
+"""Paths that say where and how an evaluation runs, and on what; not those behind a ``!``."""
 
 EXPORT_MAY_CHANGE = ("plugins", "trainer.threads")
 """An export is made of the checkpoint alone, on the CPU."""
@@ -54,7 +61,7 @@ def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any], allowed: Iter
     Args:
         old: the tree of the saved configuration.
         new: the tree of the one to go on with.
-        allowed: paths that may differ, with everything below them.
+        allowed: paths that may differ, with everything below them; but for those that begin with ``!``.
         why: end of the message, what to do instead.
 
     Raises:
@@ -62,12 +69,15 @@ def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any], allowed: Iter
     """
     before, after = dict(_flat(old)), dict(_flat(new))
     allowed = tuple(allowed)
+
+    def may_change(path: str) -> bool:
+        return any(path == prefix or path.startswith(f"{prefix}.") for prefix in allowed) and f"!{path}" not in allowed
+
     problems = [
         f"{path}: was {before[path]!r}, now {after.get(path)!r}; {why}"
         # What the saved tree does not know is an option that a newer dlrun added, with the former behaviour as default.
         for path in before
-        if before[path] != after.get(path)
-        and not any(path == prefix or path.startswith(f"{prefix}.") for prefix in allowed)
+        if before[path] != after.get(path) and not may_change(path)
     ]
     if problems:
         raise ConfigError(problems)
