@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from dlrun.augment.base import Mixing
 from dlrun.augment.horizontal_flip import flip
 from dlrun.augment.random_crop import crop, pad
 from dlrun.data.colours import Colours
@@ -104,6 +105,23 @@ def built(name: str) -> Any:
     assert not problems
     colours = Colours(torch.eye(3), torch.tensor([0.2, 0.1, 0.05]))
     return AUGMENTATIONS.build(name, values, input_shape=(3, 16, 17), colours=colours)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 1, 1), (3, 2, 2), (1, 3, 3), (3, 1, 5)])
+@pytest.mark.parametrize("name", AUGMENTATIONS.names())
+def test_images_are_large_enough_or_refused_when_it_is_built(name: str, shape: tuple[int, int, int]) -> None:
+    values, _ = AUGMENTATIONS.check(name, EXAMPLES.get(name, {}))
+    colours = Colours(torch.eye(shape[0]), torch.full((shape[0],), 0.1))
+    try:
+        augment = AUGMENTATIONS.build(name, values, input_shape=shape, colours=colours)
+    except UserError as error:
+        assert "images of" in str(error)  # noqa: PT017
+        return
+    batch = torch.randint(256, (6, *shape), dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(0)
+    mixes = isinstance(augment, Mixing)
+    changed = augment.mix(batch, torch.eye(6), generator)[0] if mixes else augment(batch, generator)
+    assert changed.shape == batch.shape
 
 
 EXAMPLES = {"torchvision": {"transform": "RandomAdjustSharpness", "options": {"sharpness_factor": 2}}}

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import config as tiny_config
 from running import make_fit
+from scipy import stats
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
@@ -402,8 +403,16 @@ def test_weights_follow_the_beta_distribution(alpha: float) -> None:
     assert ((drawn >= 0) & (drawn <= 1)).all()
     assert drawn.mean().item() == pytest.approx(0.5, abs=0.015)
     assert drawn.var().item() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.04)
-    # Even where both gamma variables are below the smallest number.
-    assert beta(1000, 1e-4, torch.Generator().manual_seed(0)).isfinite().all()
+
+
+@pytest.mark.parametrize("alpha", [1e-4, 0.01, 0.05])
+def test_weights_of_a_small_alpha_are_at_the_ends(alpha: float) -> None:
+    """Where both gamma variables are below the smallest number, too."""
+    drawn = beta(20_000, alpha, torch.Generator().manual_seed(0)).double()
+    assert drawn.isfinite().all()
+    expected = stats.beta(alpha, alpha).cdf(0.9) - stats.beta(alpha, alpha).cdf(0.1)
+    assert ((drawn > 0.1) & (drawn < 0.9)).double().mean().item() == pytest.approx(expected, rel=0.2, abs=1e-3)
+    assert (drawn < 0.5).double().mean().item() == pytest.approx(0.5, abs=0.015)
 
 
 # The contact sheet

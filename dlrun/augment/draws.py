@@ -17,11 +17,14 @@ def beta(count: int, alpha: float, generator: torch.Generator) -> Tensor:
         alpha: > 0; below 1 most are near 0 or 1, 1 is the uniform distribution.
         generator: the source of all randomness.
     """
-    # torch.distributions takes no generator; the ratio of two gamma variables is what it computes too.
-    shape = torch.full((2, count), alpha, device=generator.device)
+    # torch.distributions takes no generator; the share of one of two gamma variables is what it computes too. With a
+    # small alpha both are too small for a number, but their logarithms are not: Gamma(a) is Gamma(a + 1) u^(1/a).
+    shape = torch.full((2, count), alpha + 1, device=generator.device)
     gammas: Tensor = torch._standard_gamma(shape, generator=generator)
-    one, other = gammas.clamp_(min=torch.finfo(torch.float32).tiny).unbind()
-    return one / (one + other)
+    even = torch.rand(2, count, generator=generator, device=generator.device)
+    tiny = torch.finfo(torch.float32).tiny
+    one, other = (gammas.clamp_(min=tiny).log_() + even.clamp_(min=tiny).log_() / alpha).unbind()
+    return torch.sigmoid(one - other)
 
 
 def on_host(generator: torch.Generator) -> torch.Generator:

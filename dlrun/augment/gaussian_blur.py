@@ -32,11 +32,7 @@ def blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
         ValueError: if the kernel reaches as far as the image does.
     """
     reach, (height, width) = kernel_size // 2, images.shape[2:]
-    if reach >= min(height, width):
-        raise ValueError(
-            f"kernel_size={kernel_size} is too large for images of {height}x{width}: "
-            f"use {2 * min(height, width) - 1} or less"
-        )
+    _refuse_small(height, width, kernel_size)
     offsets = torch.arange(-reach, reach + 1, device=images.device)
 
     def change(planes: Tensor, sigma: Tensor) -> Tensor:
@@ -54,24 +50,40 @@ def blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
     return on_planes(images, change, sigma)
 
 
+def _refuse_small(height: int, width: int, kernel_size: int) -> None:
+    if kernel_size // 2 >= min(height, width):
+        raise ValueError(
+            f"kernel_size={kernel_size} is too large for images of {height}x{width}: "
+            f"use {2 * min(height, width) - 1} or less"
+        )
+
+
 @AUGMENTATIONS.register
 def gaussian_blur(
-    *, kernel_size: PositiveInt = 5, sigma: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0), p: Fraction = 0.5
+    input_shape: tuple[int, int, int] | None = None,
+    *,
+    kernel_size: PositiveInt = 5,
+    sigma: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0),
+    p: Fraction = 0.5,
 ) -> Augmentation:
     """Blurs each image with a Gaussian of a width of its own.
 
     Args:
+        input_shape: (C, H, W) of one image; None: not known yet.
         kernel_size: taps of the kernel in each direction, odd; about 6 sigma hold nearly all of it.
         sigma: least and greatest standard deviation in pixels, > 0; drawn evenly from between.
         p: probability for each image to be blurred, 0..1.
 
     Raises:
-        ValueError: if the kernel size is even, or the bounds of sigma are the wrong way round.
+        ValueError: if the kernel size is even or too large for the images, or the bounds of sigma are the wrong way
+            round.
 
     Source: Chen et al., "A simple framework for contrastive learning of visual representations", 2020, appendix A.
     """
     if kernel_size % 2 == 0:
         raise ValueError(f"kernel_size={kernel_size} must be odd, so that the kernel has a middle")
+    if input_shape is not None:
+        _refuse_small(*input_shape[1:], kernel_size)
     if sigma[0] > sigma[1]:
         raise ValueError(f"sigma={list(sigma)} must be the least and then the greatest standard deviation")
     return _GaussianBlur(kernel_size, sigma, p)

@@ -36,11 +36,8 @@ def pad(images: Tensor, padding: int | tuple[int, int], mode: Mode | float) -> T
     """
     batch, channels, height, width = images.shape
     p, q = (padding, padding) if isinstance(padding, int) else padding
-    if mode == "reflect" and (p >= height or q >= width):
-        raise ValueError(
-            f"padding={max(p, q)} cannot be reflected in images of {height}x{width}: "
-            f"use padding <= {min(height, width) - 1}, or mode: zero"
-        )
+    if mode == "reflect":
+        _refuse_small(height, width, p, q)
     layout = torch.channels_last if channels_innermost(images) else torch.contiguous_format
     result = torch.empty(
         (batch, channels, height + 2 * p, width + 2 * q),
@@ -67,6 +64,14 @@ def pad(images: Tensor, padding: int | tuple[int, int], mode: Mode | float) -> T
     result[:, :, :p] = result[:, :, p + 1 : 2 * p + 1].flip(-2)
     result[:, :, bottom:] = result[:, :, bottom - p - 1 : bottom - 1].flip(-2)
     return result
+
+
+def _refuse_small(height: int, width: int, p: int, q: int) -> None:
+    if p >= height or q >= width:
+        raise ValueError(
+            f"padding={max(p, q)} cannot be reflected in images of {height}x{width}: "
+            f"use padding <= {min(height, width) - 1}, or mode: zero"
+        )
 
 
 def crop(images: Tensor, top: Tensor, left: Tensor, padding: int | tuple[int, int], mode: Mode | float) -> Tensor:
@@ -112,16 +117,27 @@ def crop(images: Tensor, top: Tensor, left: Tensor, padding: int | tuple[int, in
 
 
 @AUGMENTATIONS.register
-def random_crop(*, padding: NonNegativeInt = 4, mode: Literal["zero", "reflect", "edge"] = "zero") -> Augmentation:
+def random_crop(
+    input_shape: tuple[int, int, int] | None = None,
+    *,
+    padding: NonNegativeInt = 4,
+    mode: Literal["zero", "reflect", "edge"] = "zero",
+) -> Augmentation:
     """Shifts each image by up to ``padding`` pixels in both directions, every shift equally likely.
 
     Args:
+        input_shape: (C, H, W) of one image; None: not known yet.
         padding: largest shift in pixels, >= 0; for ``reflect`` less than the image's height and width.
         mode: what comes in from outside: ``zero`` black (0 before normalisation), ``reflect`` the mirrored
             image, ``edge`` its outermost pixels.
 
+    Raises:
+        ValueError: if the images are too small for the border to be reflected.
+
     Source: He et al., "Deep residual learning for image recognition", 2016, 4.2.
     """
+    if mode == "reflect" and input_shape is not None:
+        _refuse_small(*input_shape[1:], padding, padding)
     return _RandomCrop(padding, mode)
 
 
