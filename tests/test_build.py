@@ -148,6 +148,30 @@ def test_errors_of_torch_that_a_setting_mends(error: Exception, message: str) ->
         raise error
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "the last batch of an epoch with one sample, and batch norm needs two: set data.drop_last=true"),
+        (
+            ("trainer.accumulate=16",),
+            "trainer.accumulate=16 leaves a part of a batch with one sample.*: lower trainer.acc",
+        ),
+    ],
+)
+def test_one_sample_is_no_batch(words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message), explaining(config(*words)):
+        torch.nn.BatchNorm1d(3)(torch.zeros(1, 3))
+
+
+@pytest.mark.parametrize(
+    "augment", ["{name: gaussian_blur, kernel_size: 23}", "{name: random_crop, padding: 8, mode: reflect}"]
+)
+def test_what_is_too_large_for_the_images_is_refused_before_the_run_folder(tmp_path: Path, augment: str) -> None:
+    with pytest.raises(UserError, match=r"(kernel_size=23|padding=8) .* images of 8x8: use"):
+        make_fit(tmp_path / "runs", f"augment=[{augment}]")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_other_errors_stay_what_they_are() -> None:
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), explaining(config()):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")

@@ -178,6 +178,7 @@ class Units(nn.Module):
         self.words = nn.Embedding(4, 3)
         self.conv = nn.Conv2d(3, 5, 3)
         self.up = nn.ConvTranspose2d(5, 2, 3)
+        self.grouped = nn.ConvTranspose2d(4, 6, 3, groups=2)
         self.frozen = nn.Linear(2, 2)
         self.frozen.requires_grad_(False)
         for parameter in self.parameters():
@@ -189,6 +190,9 @@ def test_a_unit_is_the_axis_that_the_layer_puts_out() -> None:
     Regularizer(model, RegularizationConfig(max_norm=1.0), 0).limit_norms()
     torch.testing.assert_close(model.conv.weight.flatten(1).norm(dim=1), torch.ones(5))
     torch.testing.assert_close(model.up.weight.transpose(0, 1).flatten(1).norm(dim=1), torch.ones(2))
+    # Of each group, its own three.
+    for group in model.grouped.weight.detach().chunk(2):
+        torch.testing.assert_close(group.transpose(0, 1).flatten(1).norm(dim=1), torch.ones(3))
     # Rows of an embedding are no units, biases have no inputs, and what is frozen stays.
     for parameter in (model.words.weight, model.conv.bias, model.frozen.weight):
         assert bool((parameter == 2).all())

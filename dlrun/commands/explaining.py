@@ -29,9 +29,14 @@ def explaining(config: Config) -> Iterator[None]:
                 f"(now {config.trainer.accumulate}) to split each batch, or set data.resident=false ({text[:120]})"
             ) from error
         if "Expected more than 1 value per channel when training" in text:
+            parts = config.trainer.accumulate
+            split = (
+                f"trainer.accumulate={parts} leaves a part of a batch" if parts > 1 else "the last batch of an epoch"
+            )
+            remedy = "lower trainer.accumulate, " if parts > 1 else ""
             raise UserError(
-                "the last batch of an epoch has one sample, and batch norm needs two: set data.drop_last=true, or "
-                "another data.batch_size"
+                f"{split} with one sample, and batch norm needs two: {remedy}set data.drop_last=true, or another "
+                "data.batch_size"
             ) from error
         if "does not have a deterministic implementation" in text:
             operation = text.split(", but you set")[0]

@@ -139,14 +139,22 @@ class Regularizer:
 
 
 def _units(model: nn.Module) -> list[tuple[Tensor, int]]:
-    """Trainable weights with the axis of their output units."""
-    found: dict[Tensor, int] = {}
+    """Trainable weights with the axis of their output units; those of transposed convolutions in as many parts as there
+    are groups, each of which has output units of its own."""
+    found: dict[Tensor, tuple[int, int]] = {}
     skipped: set[Tensor] = set()
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
             if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
                 skipped.add(parameter)
             elif parameter.requires_grad and parameter.ndim >= 2:
-                transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
-                found.setdefault(parameter, 1 if transposed else 0)
-    return [(parameter, axis) for parameter, axis in found.items() if parameter not in skipped]
+                if isinstance(module, nn.modules.conv._ConvTransposeNd):
+                    found.setdefault(parameter, (1, module.groups))
+                else:
+                    found.setdefault(parameter, (0, 1))
+    return [
+        (part, axis)
+        for parameter, (axis, groups) in found.items()
+        if parameter not in skipped
+        for part in ([parameter] if groups == 1 else parameter.detach().chunk(groups))
+    ]
