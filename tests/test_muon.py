@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dlrun.errors import UserError
 from dlrun.optim.groups import hidden_matrices, parameter_groups
+from dlrun.optim.roles import weights_of
 from dlrun.registry import OPTIMIZERS
 
 PLAIN = {"lr": 0.1, "weight_decay": 0.0}
@@ -108,7 +109,8 @@ def test_matrices_have_the_rate_of_muon_and_the_rest_that_of_adamw() -> None:
     inside = {id(p) for p in hidden_matrices(model)}
     assert all(rates[id(p)] == (0.02 if id(p) in inside else 0.001) for p in model.parameters())
     decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
-    assert all(decays[id(p)] == (0.01 if p.ndim >= 2 else 0) for p in model.parameters())
+    weights = {id(p) for p in weights_of(model)}
+    assert all(decays[id(p)] == (0.01 if id(p) in weights else 0) for p in model.parameters())
 
 
 def test_the_rest_is_trained_by_adamw() -> None:

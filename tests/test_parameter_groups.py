@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from running import config, make_fit
 from torch import nn
 
 from dlrun.assembly import build_optimizer
-from dlrun.errors import ConfigError, UserError
-from dlrun.optim.groups import can_fuse, layer_depths, parameter_groups
+from dlrun.config.schema import RegularizationConfig
+from dlrun.errors import CheckpointError, ConfigError, UserError
+from dlrun.optim.groups import can_fuse, hidden_matrices, layer_depths, parameter_groups
+from dlrun.optim.regularization import Regularizer
 
 # Which parameters are decayed
 
@@ -55,6 +58,90 @@ def test_groups_without_parameters_are_left_out() -> None:
 def test_fusing_needs_floating_point_parameters_on_a_device_that_can() -> None:
     assert can_fuse(nn.Linear(2, 2))
     assert not can_fuse(nn.Linear(2, 2, device="meta"))
+
+
+class Roles(nn.Module):
+    """A weight of every form, and what only looks like one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(5, 4)
+        self.position_embeddings = nn.Embedding(6, 4)
+        self.one_output = nn.Linear(4, 1)
+        self.one_channel = nn.Conv2d(1, 1, 3)
+        self.cell = nn.LSTM(1, 2)
+        self.attention = nn.MultiheadAttention(4, 2)
+        self.matrix = nn.Parameter(torch.zeros(4, 1))
+        self.kernel = nn.Parameter(torch.zeros(2, 3, 3))
+        self.norm = nn.LayerNorm([2, 3])
+        self.class_token = nn.Parameter(torch.zeros(1, 1, 4))
+        self.pos_embed = nn.Parameter(torch.zeros(7, 4))
+        self.rel_pos_h = nn.Parameter(torch.zeros(7, 4))
+        self.relative_position_bias_table = nn.Parameter(torch.zeros(7, 4))
+        self.layer_scale = nn.Parameter(torch.zeros(4, 1, 1))
+        self.queries = nn.Parameter(torch.zeros(1, 3, 4))
+        self.bias = nn.Parameter(torch.zeros(1, 4, 1, 1))
+
+
+WEIGHTS = {
+    *("words.weight", "one_output.weight", "one_channel.weight", "cell.weight_ih_l0", "cell.weight_hh_l0"),
+    *("attention.in_proj_weight", "attention.out_proj.weight", "matrix", "kernel"),
+}
+
+
+def decayed_names(model: nn.Module) -> set[str]:
+    groups = parameter_groups(model, decay_norms_and_biases=False)
+    decayed = {id(p) for group in groups if "weight_decay" not in group for p in group["params"]}
+    return {name for name, parameter in model.named_parameters() if id(parameter) in decayed}
+
+
+def test_a_weight_is_told_by_its_module_its_name_and_its_shape() -> None:
+    assert decayed_names(Roles()) == WEIGHTS
+
+
+@pytest.mark.parametrize(
+    ("name", "spared"),
+    [
+        ("convnext_tiny", {"layer_scale"}),
+        ("swin_t", {"relative_position_bias_table"}),
+        ("vit_b_32", {"class_token", "pos_embedding"}),
+    ],
+)
+def test_scales_tokens_and_tables_of_known_nets_are_no_weights(name: str, spared: set[str]) -> None:
+    with torch.device("meta"):
+        model = getattr(torchvision.models, name)()
+    tables = {path for path, parameter in model.named_parameters() if parameter.ndim >= 2}
+    found = decayed_names(model)
+    assert {path.rpartition(".")[2] for path in tables - found} == spared
+    assert found < tables
+    weights = {id(parameter) for path, parameter in model.named_parameters() if path in found}
+    assert {id(parameter) for parameter in hidden_matrices(model)} < weights
+
+
+def test_penalties_and_limits_are_about_weights() -> None:
+    model = Roles()
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, 2.0)
+    regularizer = Regularizer(model, RegularizationConfig(l2=1.0, max_norm=0.5), 0)
+    weights = [parameter for name, parameter in model.named_parameters() if name in WEIGHTS]
+    assert float(regularizer.loss()) == pytest.approx(sum(4.0 * weight.numel() for weight in weights))
+    regularizer.limit_norms()
+    changed = {name for name, parameter in model.named_parameters() if not bool((parameter == 2).all())}
+    # The rows of an embedding are no units.
+    assert changed == WEIGHTS - {"words.weight"}
+
+
+def test_a_weight_that_is_shared_is_one() -> None:
+    model = nn.ModuleDict({"positions": nn.Embedding(3, 4), "head": nn.Linear(4, 3, bias=False)})
+    model["head"].weight = model["positions"].weight
+    assert decayed_names(model) == {"positions.weight"}
+    assert decayed_names(nn.ModuleDict({"positions": nn.Embedding(3, 4)})) == set()
+
+
+def test_a_checkpoint_with_other_groups_is_told(tmp_path: Path) -> None:
+    payload = make_fit(tmp_path, "optimizer.decay_norms_and_biases=true", callbacks={}).payload()
+    with pytest.raises(CheckpointError, match="the optimizer's groups of parameters are not those of the checkpoint"):
+        make_fit(tmp_path, callbacks={}).resume(payload)
 
 
 # Rates of layers

@@ -97,7 +97,7 @@ class OptimizerConfig(ComponentConfig):
     """The optimizer and its decay rule."""
 
     decay_norms_and_biases: bool
-    """Apply weight decay to biases and normalisation parameters too (parameters with fewer than two axes)."""
+    """Apply weight decay to all parameters: to biases, norms, scales, tokens and tables of positions too."""
     lr_factors: Mapping[str, PositiveFloat] | None = None
     """Factor on the learning rate of a module and all that it holds, by its name; head and body stand for the layers
     that depend on the number of classes and for all others."""
@@ -119,7 +119,7 @@ class RegularizationConfig:
     l1: NonNegativeFloat = 0.0
     """Loss term l1 * sum of |w|."""
     norms_and_biases: bool = False
-    """Penalise biases and normalisation parameters too (parameters with fewer than two axes)."""
+    """Penalise all parameters: biases, norms, scales, tokens and tables of positions too."""
     max_norm: PositiveFloat | None = None
     """After each update, scale the incoming weights of a unit down to this L2 norm when they are longer."""
     gradient_noise: PositiveFloat | None = None

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from dlrun.errors import UserError
+from dlrun.optim.roles import weights_of
 
 
 def parameter_groups(
@@ -20,8 +21,8 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Split the trainable parameters by the decay rule and by their learning rates.
 
-    Weights (two axes or more) are decayed. Parameters with fewer axes, which are the biases and the scales and shifts
-    of normalisation layers, are decayed only on request: shrinking them does not regularise the function.
+    Weights are decayed (:func:`dlrun.optim.roles.weights_of`). All else, such as biases, the scales and shifts of
+    norms, tokens and tables of positions, is decayed only on request: shrinking it does not regularise the function.
 
     Args:
         model: the network.
@@ -39,11 +40,12 @@ def parameter_groups(
         section 3.1.
     """
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
+    weights = {id(parameter) for parameter in weights_of(model)}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         factor = (factors or {}).get(name, 1.0)
-        decayed = decay_norms_and_biases or parameter.ndim >= 2
+        decayed = decay_norms_and_biases or id(parameter) in weights
         group = groups.setdefault((factor, decayed), {"params": []})
         group["params"].append(parameter)
         if not decayed:
@@ -115,9 +117,9 @@ def _layers(module: nn.Module, prefix: str, *, outermost: bool) -> Iterator[tupl
 def hidden_matrices(model: nn.Module, head: Collection[str] = ()) -> list[nn.Parameter]:
     """The weights that are matrices from one hidden layer to another.
 
-    They have two axes or more, and more than one row and column, so no token or table of positions is among them. They
-    are not the model's first such weight (the input layer), nor of the head, an embedding or a norm, nor of a
-    convolution in groups, whose matrices lie one below the other.
+    They are weights (:func:`dlrun.optim.roles.weights_of`) with more than one row and column. They are not the model's
+    first such weight (the input layer), nor of the head or an embedding, nor of a convolution in groups, whose matrices
+    lie one below the other.
 
     Args:
         model: the network.
@@ -125,13 +127,13 @@ def hidden_matrices(model: nn.Module, head: Collection[str] = ()) -> list[nn.Par
 
     Source: Jordan et al. 2024, "Muon", https://kellerjordan.github.io/posts/muon/
     """
-    weights = {name: parameter for name, parameter in model.named_parameters() if parameter.ndim >= 2}
+    known = {id(parameter) for parameter in weights_of(model)}
+    weights = {name: parameter for name, parameter in model.named_parameters() if id(parameter) in known}
     matrices = [parameter for parameter in weights.values() if 1 < parameter.shape[0] < parameter.numel()]
     outside = {id(parameter) for parameter in matrices[:1]}
     outside |= {id(weights[name]) for name in (head or list(weights)[-1:]) if name in weights}
     for module in model.modules():
-        others = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm)
-        if isinstance(module, others) or getattr(module, "groups", 1) != 1:
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) or getattr(module, "groups", 1) != 1:
             outside |= {id(parameter) for parameter in module.parameters(recurse=False)}
     return [parameter for parameter in matrices if id(parameter) not in outside]
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dlrun.config.schema import RegularizationConfig
 from dlrun.data.order import generator
 from dlrun.optim.base import with_gradients
+from dlrun.optim.roles import weights_of
 
 REG_LOSS = "train/reg_loss"
 """The penalty on the weights, at the newest reading; ``train/loss`` is the loss of the data alone."""
@@ -99,8 +100,9 @@ class Regularizer:
     """What a training step does beside following the gradient of the data loss.
 
     Args:
-        model: its trainable parameters are regularised: penalties are for weights (two axes or more), the noise is for
-            all, and the limit for weights but embeddings, whose rows are no units that sum up inputs.
+        model: its trainable parameters are regularised: penalties are for weights
+            (:func:`dlrun.optim.roles.weights_of`), the noise is for all, and the limit for weights but embeddings,
+            whose rows are no units that sum up inputs.
         config: which, and how strongly.
         seed: of the noise.
 
@@ -112,7 +114,8 @@ class Regularizer:
         self._config = config
         self._seed = seed
         self._parameters: list[Tensor] = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._penalised = [p for p in self._parameters if config.norms_and_biases or p.ndim >= 2]
+        weights = {id(weight) for weight in weights_of(model)}
+        self._penalised = [p for p in self._parameters if config.norms_and_biases or id(p) in weights]
         self._limited = _units(model)
         self.penalises = bool(self._penalised and (config.l2 or config.l1))
 
@@ -143,11 +146,12 @@ def _units(model: nn.Module) -> list[tuple[Tensor, int]]:
     are groups, each of which has output units of its own."""
     found: dict[Tensor, tuple[int, int]] = {}
     skipped: set[Tensor] = set()
+    weights = {id(weight) for weight in weights_of(model)}
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
             if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
                 skipped.add(parameter)
-            elif parameter.requires_grad and parameter.ndim >= 2:
+            elif parameter.requires_grad and id(parameter) in weights:
                 if isinstance(module, nn.modules.conv._ConvTransposeNd):
                     found.setdefault(parameter, (1, module.groups))
                 else:

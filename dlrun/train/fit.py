@@ -266,7 +266,14 @@ class Fit:
                     "over the last part of the training, so it would have been of other weights; leave trainer.epochs, "
                     "or start a new run from these weights with model.weights"
                 )
-        self.optimizer.load_state_dict(payload["optimizer"])
+        try:
+            self.optimizer.load_state_dict(payload["optimizer"])
+        except ValueError as error:
+            # Which parameters are decayed was another rule in older versions.
+            raise CheckpointError(
+                f"the optimizer's groups of parameters are not those of the checkpoint ({error}); start a new run from "
+                "its weights with model.weights"
+            ) from None
         if self.scaler is not None and payload["scaler"] is not None:
             self.scaler.load_state_dict(payload["scaler"])
         self.state.load_state_dict(payload["state"])
