@@ -1,5 +1,7 @@
 """Every technique of training with every other one: a finite loss and an exact resume, or a refusal that says why.
 
+What was trained is then looked at from several sides: views of the images, an ensemble, averaged weights.
+
 ``TECHNIQUES`` is made from the registries, so a new component is combined with all others by being registered. Two
 techniques of one kind exclude each other. ``REFUSED`` lists all pairs that cannot be, with the reason: a new refusal,
 or one that is gone, fails a test. The default suite takes a sample in which each technique stands three times and each
@@ -26,14 +28,19 @@ from helpers import _hydra_once
 from running import QUIET, config, equal
 
 from dlrun import assembly
+from dlrun.combine import mean_probabilities
+from dlrun.commands.saved import Saved
+from dlrun.commands.scoring import Subject, classified, probabilities_of, rated
 from dlrun.config import groups
 from dlrun.config.schema import Config
 from dlrun.config.sources import read_yaml
 from dlrun.errors import UserError
+from dlrun.optim.schedules import Watching
 from dlrun.registry import AUGMENTATIONS, AVERAGERS, LOSSES, OPTIMIZERS, SCHEDULES
 from dlrun.runfolder import create_run_folder
 from dlrun.train.fit import Callback, Fit
 from dlrun.train.loop import train
+from dlrun.views import NAMES, Name, make_views
 
 MODEL = "model={name: mlp, hidden: [12, 12], norm: batch}"
 BASE = (
@@ -82,7 +89,7 @@ OTHERS: dict[str, dict[str, tuple[str, ...]]] = {
     "loss": {
         "smoothed": ("loss={name: cross_entropy, label_smoothing: 0.1}",),
         "weighted": ("loss={name: cross_entropy, class_weights: balanced}",),
-        "focal_weighted": ("loss={name: focal, class_weights: [1, 2, 3]}",),
+        "focal_weighted": ("loss={name: focal, class_weights: [1, 2, 3], label_smoothing: 0.1}",),
         "multi_label": (
             "data.several_labels=true",
             "task=multilabel_classification",
@@ -94,6 +101,12 @@ OTHERS: dict[str, dict[str, tuple[str, ...]]] = {
         for shape in ("linear", "cosine", "exponential", "constant")
     },
     "averaging": {"ema_beside": ("averaging={name: ema, evaluate: false, batch_norm: recompute}",)},
+    "schedule": {
+        # From the optimizer's own momentum, which may be 0, to one that moves.
+        "moving_momentum": (
+            "schedule={name: chain, parts: [{name: constant, length: 0.5}, {name: one_cycle, momentum: [0.5, 0.9]}]}",
+        )
+    },
     "l2": {"on": ("regularization.l2=1e-3",)},
     "l1": {"on": ("regularization.l1=1e-4", "regularization.norms_and_biases=true")},
     "max_norm": {"on": ("regularization.max_norm=1",)},
@@ -177,6 +190,11 @@ REFUSED: list[tuple[str, str, str]] = [
     ("optimizer=lbfgs", "warmup=*", "warmup"),
     ("optimizer=lbfgs", "layer_decay=*", "it has one rate for all parameters"),
     ("optimizer=lbfgs", "lr_factors=*", "it has one rate for all parameters"),
+    # What has no momentum has none that could be moved.
+    *(
+        (f"optimizer={name}", "schedule=moving_momentum", "has no momentum")
+        for name in ("adagrad", "adadelta", "lbfgs")
+    ),
     # Nothing but the head is trained.
     ("optimizer=muon", "freeze=*", "no trained weight matrix between its input layer and its head"),
     ("freeze=cached", "augment=*", "each image is seen once, so there is nothing to augment"),
@@ -232,6 +250,37 @@ def built(chosen: Config, root: Path, saved: dict[str, Any] | None = None) -> Fi
     return assembly.build_fit(chosen, prepared, lambda: create_run_folder(root, "test", chosen.to_tree()))
 
 
+def check_rates(fit: Fit, warmup: int) -> None:
+    """A warmup rises to where the schedule begins, and no further."""
+    if not isinstance(fit.schedule, Watching):
+        rates = [fit.schedule(step) for step in range(fit.total_steps)]
+        assert all(before <= after + 1e-12 for before, after in itertools.pairwise(rates[: warmup + 1])), rates
+
+
+def look_from_several_sides(fit: Fit, view: Name) -> None:
+    """Views of the images and an ensemble of these with the plain images and the averaged weights give finite scores.
+
+    By Jensen's inequality the mean of probabilities is never worse than the mean of the losses.
+    """
+    payload = fit.payload()
+    models = [fit.model, *([fit.average.model] if fit.average is not None and fit.average.looks else [])]
+    assert payload.get("averaging", {}).get("settled", True), "a finished run holds what an evaluation needs"
+    subjects = [
+        Subject(Saved(Path("net.pt"), payload, fit.config), "", fit.feed, fit.task, model, fit.device)
+        for model in models
+    ]
+    views = make_views(view, (8, 8))
+    opinions = [classified(subject, "val", chosen) for subject in subjects for chosen in (None, views)]
+    targets = opinions[0][1]
+    alone = [rated(subjects[0], outputs.double(), targets)["loss"] for outputs, _ in opinions]
+    kind = probabilities_of(fit.task)
+    assert kind is not None
+    joined = mean_probabilities([outputs.double() for outputs, _ in opinions], kind=kind)
+    together = rated(subjects[0], joined, targets)
+    assert all(math.isfinite(value) for value in (*alone, *together.values()))
+    assert together["loss"] <= sum(alone) / len(alone) + 1e-9
+
+
 def train_and_resume(root: Path, *overrides: str) -> None:
     """A run, and one that goes on from the middle of it, end with the same bits; all losses are finite.
 
@@ -243,10 +292,12 @@ def train_and_resume(root: Path, *overrides: str) -> None:
     # In the middle of an epoch, where an epoch has several steps.
     saving = Saving(whole.total_steps * 5 // 12)
     whole.callbacks = {**whole.callbacks, "saving": saving}
+    check_rates(whole, whole.timeline.at(chosen.schedule.warmup))
     train(whole)
     assert whole.state.stop is None or whole.state.stop.reason == "early_stopping", whole.state.stop
     assert saving.losses
     assert all(math.isfinite(loss) for loss in saving.losses)
+    look_from_several_sides(whole, NAMES[sum(map(ord, "".join(overrides))) % len(NAMES)])
     if saving.saved is None:
         assert whole.state.step < saving.step, "the checkpoint that was asked for did not come"
         return
