@@ -12,7 +12,7 @@ from helpers import forgetting_plugins
 from dlrun.config.compose import recipes
 from dlrun.config.load import load_config
 from dlrun.config.search import load_search
-from dlrun.registry import OPTIMIZERS
+from dlrun.registry import AUGMENTATIONS, OPTIMIZERS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -39,6 +39,15 @@ def test_the_readme_names_every_optimizer_and_no_other() -> None:
     table = text.split("| optimizer | implementation |")[1].split("\n\n")[0]
     first_cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     assert sorted(name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)) == OPTIMIZERS.names()
+
+
+def test_the_page_of_augmentation_names_every_one_and_how_fast_it_is() -> None:
+    told, speeds = (ROOT / "docs/augmentation.md").read_text(encoding="utf-8").split("## Held against torchvision")
+    rows = re.findall(r"^\| `(\w+)` \|.*\|$", told.split("An amount x")[0], re.M)
+    rows += re.findall(r"^\| `(\w+)` \|.*\|$", told.split("## What mixes")[1], re.M)
+    assert sorted({*rows, "torchvision"} - {"name"}) == AUGMENTATIONS.names()
+    measured = {row.partition(",")[0] for row in re.findall(r"^\| ([\w ,]+?) \|", speeds, re.M)} - {"operation"}
+    assert sorted({*measured, "torchvision"}) == AUGMENTATIONS.names()
 
 
 @pytest.mark.parametrize("name", recipes())
