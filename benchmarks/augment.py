@@ -36,6 +36,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from dlrun.allocator import keep_freed_memory
+from dlrun.data.colours import Colours
 from dlrun.registry import AUGMENTATIONS
 
 SIZES = {32: 512, 224: 64}
@@ -112,6 +113,21 @@ class GaussianNoise:
 
     def __call__(self, image: Tensor) -> Tensor:
         return (image + torch.randn(image.shape) * (self.std * 255)).round_().clamp_(0, 255).to(torch.uint8)
+
+
+COLOURS = Colours(torch.eye(3), torch.tensor([0.06, 0.003, 0.001]))
+"""About those of natural images."""
+
+
+class PcaColour:
+    """The usual few lines: a colour along the principal axes."""
+
+    def __init__(self, std: float) -> None:
+        self.std = std
+
+    def __call__(self, image: Tensor) -> Tensor:
+        amounts = COLOURS.axes @ (torch.randn(3) * self.std * COLOURS.variances) * 255
+        return (image + amounts[:, None, None]).round_().clamp_(0, 255).to(torch.uint8)
 
 
 class MixedOneByOne:
@@ -238,6 +254,7 @@ COLOUR = [
         lambda k, s: k.ColorJitter(0.4, 0.4, 0.4, 0.1, p=1.0),
         title="colour_jitter, hue",
     ),
+    Row("pca_colour", {}, lambda s: PcaColour(0.1), None),
     Row("grayscale", {"p": 1.0}, lambda s: v2.RandomGrayscale(1.0), lambda k, s: k.RandomGrayscale(p=1.0)),
     Row("autocontrast", {"p": 1.0}, lambda s: v2.RandomAutocontrast(1.0), lambda k, s: k.RandomAutoContrast(p=1.0)),
     Row("equalize", {"p": 1.0}, lambda s: v2.RandomEqualize(1.0), lambda k, s: k.RandomEqualize(p=1.0)),
@@ -296,7 +313,7 @@ def contestants(row: Row, side: int, device: torch.device, kornia: Any) -> dict[
     values, problems = AUGMENTATIONS.check(row.name, row.options)
     if problems:
         raise ValueError(f"{row.name}: {problems}")
-    augment = AUGMENTATIONS.build(row.name, values, input_shape=(3, side, side))
+    augment = AUGMENTATIONS.build(row.name, values, input_shape=(3, side, side), colours=COLOURS)
     random = torch.Generator(device).manual_seed(0)
     there, floats = images.to(device), (images / 255).to(device)
     shares = torch.nn.functional.one_hot(labels, CLASSES).float().to(device)
