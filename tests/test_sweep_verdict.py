@@ -8,6 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dlrun.sweep.notation import parse_axis
 from dlrun.sweep.response import Outcome, Response
@@ -41,13 +43,13 @@ SHAPES: dict[str, Callable[[Floats], Floats]] = {
 }
 
 
-def judged(case: str, seed: int, shape: str, axes: int) -> tuple[Verdict, float]:
+def judged(case: str, seed: int, shape: str, axes: int, trials: int = TRIALS) -> tuple[Verdict, float]:
     """The verdict on the first axis, and where the truth is."""
     generator = np.random.default_rng(seed)
-    positions = generator.random((TRIALS, axes))
+    positions = generator.random((trials, axes))
     centre = generator.uniform(0.3, 0.7, axes)
     weights = np.ones(axes)
-    diverged = np.zeros(TRIALS, dtype=np.bool_)
+    diverged = np.zeros(trials, dtype=np.bool_)
     if case == "edge":
         centre[0] = generator.uniform(0.98, 1.0)
     elif case == "outside":
@@ -58,7 +60,7 @@ def judged(case: str, seed: int, shape: str, axes: int) -> tuple[Verdict, float]
         centre[0] = generator.uniform(0.65, 0.85)
         diverged = positions[:, 0] > centre[0]
     scores = -(weights * SHAPES[shape](positions - centre)).sum(axis=1)
-    scores += NOISE * scores.std() * generator.standard_normal(TRIALS)
+    scores += NOISE * scores.std() * generator.standard_normal(trials)
     space = space_of(axes)
     return judge(space, outcomes(space, positions, scores, diverged))[0], float(centre[0])
 
@@ -89,6 +91,26 @@ def test_verdicts_on_surfaces_of_known_truth(case: str) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_verdicts_on_other_surfaces(case: str, shape: str, axes: int) -> None:
     assert sum(right(case, seed, shape, axes) for seed in range(200)) >= 190
+
+
+@pytest.mark.parametrize("trials", [8, 10, 12, 16, 20])
+@pytest.mark.parametrize("case", ["inside", "edge"])
+def test_few_trials_do_not_say_that_an_axis_is_without_influence(case: str, trials: int) -> None:
+    kinds = [judged(case, seed, "parabola", 3, trials)[0].kind for seed in range(100)]
+    assert kinds.count("no_influence") <= 5
+
+
+def test_twenty_trials_can_say_it() -> None:
+    kinds = [judged("none", seed, "parabola", 3, 20)[0].kind for seed in range(100)]
+    assert kinds.count("no_influence") >= 90
+    assert judged("none", 0, "parabola", 3, 10)[0].text == "too few trials to tell (10 with a score): keep it"
+
+
+def test_noise_alone_is_not_known_to_be_noise() -> None:
+    generator = np.random.default_rng(5)
+    trials = [Outcome({"k0": float(generator.random())}, float(generator.standard_normal())) for _ in range(30)]
+    (verdict,) = judge(space_of(1), trials)
+    assert (verdict.kind, verdict.next) == ("unclear", space_of(1)[0])
 
 
 def test_what_follows_from_the_verdicts() -> None:
@@ -142,6 +164,33 @@ def test_too_few_trials() -> None:
     assert verdict.kind == "unclear"
     assert verdict.next == space[0]
     assert "5 trials" in verdict.text
+
+
+@pytest.mark.parametrize("count", [8, 10])
+def test_a_choice_with_one_trial_of_each_value(count: int) -> None:
+    space = (parse_axis("lr", f"choice({', '.join(map(str, range(count)))})"),)
+    (verdict,) = judge(space, [Outcome({"lr": (i + 0.5) / count}, float(i)) for i in range(count)])
+    assert (verdict.kind, verdict.next) == ("unclear", space[0])
+
+
+@given(st.integers(0, 20), st.integers(1, 3), st.integers(1, 12), st.integers(0, 2**32))
+def test_whatever_the_trials_are_they_are_judged(count: int, different: int, values: int, seed: int) -> None:
+    """Few trials, tied scores, and more values of a choice than trials."""
+    space = (Axis("c", Choice(tuple(range(values + 1)))), *space_of(1))
+    generator = np.random.default_rng(seed)
+    positions = generator.integers(0, values + 1, (count, 2)) / values
+    scores = generator.integers(0, different, count).astype(float)
+    trials = outcomes(space, positions, scores, generator.random(count) < 0.1)
+    response = Response(space, trials)
+    for i, verdict in enumerate(judge(space, trials)):
+        assert 0 <= verdict.confidence <= 1
+        assert math.isnan(response.importance(i)) or 0 <= response.importance(i) <= 1
+
+
+def test_equal_scores_say_nothing() -> None:
+    (verdict,) = judge(space_of(1), [Outcome({"k0": i / 20}, 0.1) for i in range(20)])
+    assert verdict.kind == "unclear"
+    assert verdict.text == "all trials with a score have the same one: nothing to tell"
 
 
 def test_all_diverged() -> None:

@@ -26,6 +26,10 @@ Floats = npt.NDArray[np.float64]
 RESAMPLES = 400
 LEAST_TRIALS = 8
 """Trials with a score below which nothing is concluded."""
+_LEAST_FREE = 4
+"""Trials more than weights of a fit below which its residuals say nothing of the noise."""
+_UNSURE = 0.05
+"""Probability that the share of an axis is greater than the bound that is told."""
 _SPARE = 8
 """Trials more than columns from which all axes are fitted together; with fewer, each alone."""
 
@@ -66,7 +70,14 @@ class Response:
 
     def known(self, axis: int) -> bool:
         """Whether there are trials enough, and different ones along the axis of this number."""
-        return len(self.scored) >= LEAST_TRIALS and self._blocks[axis].shape[1] > 0
+        columns, count = self._blocks[axis].shape[1], len(self.scored)
+        weights = sum(block.shape[1] for block in (self._blocks if self._together else [self._blocks[axis]]))
+        return columns > 0 and count >= max(LEAST_TRIALS, 1 + weights + _LEAST_FREE) and not self.tied
+
+    @property
+    def tied(self) -> bool:
+        """Whether all scores are equal, as accuracies of nets that learn nothing are."""
+        return len(set(self.ranks.tolist())) == 1
 
     def best(self, key: str) -> float:
         """Position of the best trial on an axis; the middle if the axis was not active in it."""
@@ -74,9 +85,20 @@ class Response:
 
     def p_value(self, axis: int) -> float:
         """Of the F-test that the axis of this number does nothing beside the others, in [0, 1]."""
-        columns = self._blocks[axis].shape[1]
-        without, with_it, free = self._residuals(axis)
-        return float(special.fdtrc(columns, free, max(0.0, (without - with_it) / columns / max(with_it / free, 1e-12))))
+        statistic, columns, free, _ = self._test(axis)
+        return float(special.fdtrc(columns, free, statistic))
+
+    def most(self, axis: int) -> float:
+        """The share of the variance of the ranks that an axis may explain and still look as it does, in [0, inf).
+
+        The upper end of a one-sided 95 % interval: with few trials it is large, however little the axis seems to do.
+
+        Source: Steiger and Fouladi 1997, "Noncentrality interval estimation and the evaluation of statistical models"
+            (the interval of F's noncentrality).
+        """
+        statistic, columns, free, noise = self._test(axis)
+        # A statistic below its mean under no influence is luck, and no knowledge of a smaller one.
+        return float(special.ncfdtrinc(columns, free, _UNSURE, max(statistic, 1.0))) * noise / self._total()
 
     def refits(self, axis: int) -> Floats:
         """(RESAMPLES, K) weights of an axis's columns, each fitted to as many trials drawn with replacement."""
@@ -99,7 +121,17 @@ class Response:
         if not self.known(axis):
             return float("nan")
         without, with_it, _ = self._residuals(axis)
-        return max(0.0, (without - with_it) / float(((self.ranks - self.ranks.mean()) ** 2).sum()))
+        return max(0.0, (without - with_it) / self._total())
+
+    def _total(self) -> float:
+        return float(((self.ranks - self.ranks.mean()) ** 2).sum())
+
+    def _test(self, axis: int) -> tuple[float, int, int, float]:
+        """The F statistic with its degrees of freedom, and the variance of what the fit leaves over."""
+        columns = self._blocks[axis].shape[1]
+        without, with_it, free = self._residuals(axis)
+        noise = max(with_it / free, 1e-12)
+        return max(0.0, (without - with_it) / columns / noise), columns, free, noise
 
     def _others(self, axis: int) -> list[Floats]:
         return [block for i, block in enumerate(self._blocks) if i != axis] if self._together else []

@@ -1,7 +1,8 @@
 """What the trials say of each axis of the space: extend it, zoom into it, fix it, or keep away from a part of it.
 
-An F-test says whether an axis matters at all, a bootstrap over the trials where its best position is
-(:mod:`dlrun.sweep.response`). The single best trial, which says little in a space of several dimensions, is not asked.
+An F-test says whether an axis matters at all, a bound on its share whether it can be said not to, a bootstrap over the
+trials where its best position is (:mod:`dlrun.sweep.response`). The single best trial, which says little in a space of
+several dimensions, is not asked.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ Side = Literal["above", "below"]
 
 SIGNIFICANCE = 0.01
 """Share of axes without influence that are taken for one with."""
+NEGLIGIBLE = 0.12
+"""Share of the variance of the ranks up to which an axis may be called without influence: it must surely be smaller."""
 EDGE = 0.1
 """Part of an axis at each end in which a best position counts as being at the edge."""
 _GRID = np.linspace(0.0, 1.0, 101)
@@ -36,8 +39,8 @@ class Verdict:
 
     Attributes:
         axis: of which.
-        kind: ``low_edge``, ``high_edge``: the best lie at this end; ``inside``: between the ends; ``no_influence``;
-            ``values``: some values of a choice are better; ``unclear``: too few trials to tell.
+        kind: ``low_edge``, ``high_edge``: the best lie at this end; ``inside``: between the ends; ``no_influence``:
+            surely little; ``values``: some values of a choice are better; ``unclear``: too few trials to tell.
         best: positions between which the best is in 8 of 10 resamples; for a choice the middles of its best values.
         confidence: share of the resamples that say so; of ``no_influence`` the p-value of the F-test.
         infeasible: (side, position): trials on this side of the position diverged.
@@ -72,7 +75,10 @@ def judge(space: Space, outcomes: Sequence[Outcome], seed: int = 0) -> tuple[Ver
     for i, axis in enumerate(space):
         infeasible = _infeasible(axis, outcomes)
         if not response.known(i):
-            verdicts.append(_unclear(axis, infeasible, len(response.scored)))
+            told = "all trials with a score have the same one: nothing to tell"
+            if not response.tied:
+                told = f"only {len(response.scored)} trials have a score: too few to tell"
+            verdicts.append(_unclear(axis, infeasible, told))
         elif isinstance(axis.distribution, Choice):
             verdicts.append(_of_choice(axis, axis.distribution, i, response))
         else:
@@ -116,14 +122,17 @@ def _chance(found: int, size: int, total: int, count: int) -> float:
     return ways / math.comb(count, size)
 
 
-def _unclear(axis: Axis, infeasible: tuple[Side, float] | None, count: int) -> Verdict:
-    text = f"only {count} trials have a score: too few to tell"
+def _unclear(axis: Axis, infeasible: tuple[Side, float] | None, text: str) -> Verdict:
     if infeasible is None or not isinstance(axis.distribution, Numeric):
         return Verdict(axis, "unclear", (), 0.0, infeasible, axis, text)
     low, high = _feasible(infeasible)
     narrowed = Axis(axis.key, axis.distribution.between(low, high), axis.when)
     text = f"{text}; {_told(axis.distribution, infeasible)}: next {narrowed.distribution}"
     return Verdict(axis, "unclear", (), 0.0, infeasible, narrowed, text)
+
+
+def _too_few(response: Response) -> str:
+    return f"too few trials to tell ({len(response.scored)} with a score): keep it"
 
 
 def _feasible(infeasible: tuple[Side, float] | None) -> tuple[float, float]:
@@ -155,6 +164,8 @@ def _of_interval(
     def part(first: float, last: float) -> Axis:
         return Axis(axis.key, spread.between(first, last), axis.when)
 
+    if p_value > SIGNIFICANCE and response.most(i) > NEGLIGIBLE:
+        return _unclear(axis, infeasible, _too_few(response))
     if p_value > SIGNIFICANCE and infeasible is None:
         value = spread.at(response.best(axis.key))
         text = f"no influence: fix it, e.g. at {number(value)} of the best trial"
@@ -185,6 +196,8 @@ def _of_choice(axis: Axis, choice: Choice, i: int, response: Response) -> Verdic
     # The last value that occurs has the level 0.
     levels = np.concatenate([fits, np.zeros((len(fits), 1))], axis=1)
     wins = np.bincount(levels.argmax(axis=1), minlength=len(present)) / len(fits)
+    if p_value > SIGNIFICANCE and response.most(i) > NEGLIGIBLE:
+        return _unclear(axis, None, _too_few(response))
     if p_value > SIGNIFICANCE:
         value = choice.at(response.best(axis.key))
         text = f"no influence: fix it, e.g. at {plain(value)} of the best trial"
