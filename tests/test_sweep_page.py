@@ -20,6 +20,7 @@ from sweep_outcomes import WORDS, example_outcome, example_search
 
 from dlrun.config.search import Search, load_search
 from dlrun.runfolder import RunFolder
+from dlrun.sweep import results
 from dlrun.sweep.hparams import BEST, END, EXPERIMENT, PLUGIN, START, write_hparams
 from dlrun.sweep.outcome import Outcome, StageResult
 from dlrun.sweep.page import LivePage, page
@@ -239,6 +240,19 @@ def test_any_axes_and_scores_make_a_page_with_every_mark_on_its_scale(
         assert all(0 <= range_["from"] <= range_["to"] <= 1 for range_ in axis["ranges"])
 
 
+@settings(max_examples=20)
+@given(AXES, st.lists(st.tuples(st.floats(0, 1), st.sampled_from([0.1, 0.2])), min_size=8, max_size=16), st.booleans())
+def test_equal_scores_make_a_page_like_others(
+    search: Search, spread: Any, trials: list[tuple[float, float]], tied: bool
+) -> None:
+    records = [
+        Record(n, 1, "ok", {"a": spread.at(at)}, score=0.1 if tied else score)
+        for n, (at, score) in enumerate(trials, 1)
+    ]
+    outcome = one_stage((Axis("a", spread),), records)
+    assert len(json.loads(Reader(page(search, "x", "x", outcome)).data)["trials"]) == len(trials)
+
+
 HOSTILE = "</script><img src=x onerror=alert(1)>\u2028'\"&<!--"
 
 
@@ -367,6 +381,34 @@ def test_a_running_page_is_written_every_few_seconds_at_most(
     assert [record.getMessage() for record in caplog.records] == [
         f"{tmp_path}/report.html cannot be written: No space left on device; the sweep goes on"
     ]
+
+
+def test_what_cannot_be_written_costs_nothing_else(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    search: Search,
+    outcome: Outcome,
+) -> None:
+    def broken(*args: object, **kwargs: object) -> None:
+        raise ZeroDivisionError("division\nby zero")
+
+    monkeypatch.setattr(results, "best_config", broken)
+    monkeypatch.setattr(results, "write_page", broken)
+    (tmp_path / "results.csv").mkdir()
+    results.write(search, RunFolder(tmp_path), outcome)
+    told = [record.getMessage() for record in caplog.records]
+    assert [message.split(": ")[0] for message in told] == [
+        f"{tmp_path}/results.csv cannot be written",
+        f"{tmp_path}/best.yaml is not written",
+        f"{tmp_path}/report.html is not written",
+    ]
+    assert "ZeroDivisionError: division by zero (test_sweep_page.py:" in told[1]
+    assert "\n" not in told[1]
+    assert (tmp_path / "tensorboard").is_dir()
+    caplog.set_level("INFO", "dlrun")
+    results.report(search, RunFolder(tmp_path), outcome)
+    assert "best of 85 trials" in caplog.text
 
 
 def test_a_sweep_leaves_its_page_and_tells_it(

@@ -6,7 +6,9 @@ import csv
 import io
 import logging
 import shlex
+import traceback
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from dlrun.config.search import Search
@@ -58,19 +60,35 @@ def best_config(search: Search, outcome: Outcome, record: Record) -> Mapping[str
 
 
 def write(search: Search, folder: RunFolder, outcome: Outcome) -> None:
-    """Write the results, the page and TensorBoard's; what cannot be written is told, and nothing is lost by it."""
-    settings = search.settings
-    try:
+    """Write the results, the page and TensorBoard's, each for itself: what cannot be written is told in one line."""
+
+    def results() -> None:
         folder.write_text("results.csv", table(outcome))
-        for record in outcome.best(settings.mode):
-            score = f"{settings.metric} {record.score}"
+
+    def best() -> None:
+        for record in outcome.best(search.settings.mode):
+            score = f"{search.settings.metric} {record.score}"
             head = f"# The best trial of a sweep, {record.where}: {score} after {record.epochs:g} epochs.\n"
             tree = as_yaml(best_config(search, outcome, record))
             folder.write_text("best.yaml", f"{head}#\n#   dlrun train config=best.yaml\n{tree}")
-        write_page(search, folder, outcome)
-        write_hparams(folder.tensorboard, search, outcome)
-    except OSError as error:
-        log.warning("the results cannot be written to %s: %s", folder.path, error.strerror)
+
+    products = {
+        "results.csv": results,
+        "best.yaml": best,
+        PAGE: lambda: write_page(search, folder, outcome),
+        "tensorboard": lambda: write_hparams(folder.tensorboard, search, outcome),
+    }
+    for name, product in products.items():
+        try:
+            product()
+        except OSError as error:
+            log.warning("%s cannot be written: %s", folder.path / name, error.strerror)
+        except Exception as error:
+            # The trials are done: a fault here must not cost the closing report.
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{Path(frame.filename).name}:{frame.lineno}"
+            text = " ".join(str(error).split())
+            log.warning("%s is not written: %s: %s (%s)", folder.path / name, type(error).__name__, text, place)
 
 
 def report(search: Search, folder: RunFolder, outcome: Outcome) -> None:
