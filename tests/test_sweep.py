@@ -440,7 +440,7 @@ def test_axes_in_a_file(home: Path) -> None:
     )
     search = load_search("my.yaml", list(TINY))
     assert {axis.key: str(axis.distribution) for axis in search.space} == {
-        "optimizer.name": "choice(sgd, adam)",
+        "optimizer": "choice(sgd, adam)",
         "optimizer.lr": "log(0.001, 1)",
         "model.dropout": "uniform(0, 0.5)",
     }
@@ -448,6 +448,85 @@ def test_axes_in_a_file(home: Path) -> None:
     assert search.settings.trials == 7
     search = load_search("my.yaml", [*TINY, "optimizer.lr=0.1"])
     assert "optimizer.lr" not in {axis.key for axis in search.space}
+
+
+AXES_FILE = """\
+optimizer: {name: "choice(sgd, adam)", lr: "log(1e-3, 1)"}
+callbacks: {early_stopping: {patience: "int(1, 4)"}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "left"),
+    [
+        ((), {"optimizer", "optimizer.lr", "callbacks.early_stopping.patience"}),
+        # Group and name are one thing, and what is said later wins.
+        (("optimizer=adam",), {"optimizer.lr", "callbacks.early_stopping.patience"}),
+        (("optimizer.name=adam",), {"optimizer.lr", "callbacks.early_stopping.patience"}),
+        (("optimizer=choice(sgd, lion)",), {"optimizer", "optimizer.lr", "callbacks.early_stopping.patience"}),
+        # What is switched off, or replaced as a whole, is not searched any more.
+        (("callbacks.early_stopping=null",), {"optimizer", "optimizer.lr"}),
+        (("~callbacks.early_stopping",), {"optimizer", "optimizer.lr"}),
+        (("callbacks=default",), {"optimizer", "optimizer.lr"}),
+        (("callbacks=default", "callbacks.early_stopping.patience=int(2, 3)"), None),
+    ],
+)
+def test_the_command_line_wins_over_the_axes_of_a_file(home: Path, words: Sequence[str], left: set[str] | None) -> None:
+    (home / "my.yaml").write_text(AXES_FILE)
+    search = load_search("my.yaml", [*TINY, *words])
+    assert {axis.key for axis in search.space} == (
+        {"optimizer", "optimizer.lr", "callbacks.early_stopping.patience"} if left is None else left
+    )
+    assert search.trial({axis.key: axis.distribution.at(0.0) for axis in search.space}).optimizer.name in (
+        "sgd",
+        "adam",
+    )
+
+
+def test_a_component_is_one_axis_by_whatever_name(home: Path) -> None:
+    search = load_search(None, [*TINY, "optimizer=choice(sgd, adam)", "optimizer.name=choice(sgd, lion)"])
+    assert [str(axis) for axis in search.space] == ["choice(sgd, lion)"]
+    when = "optimizer.momentum=logit(0.5, 0.99) when optimizer.name=sgd"
+    search = load_search(None, [*TINY, "optimizer=choice(adam, sgd)", when])
+    assert search.trial({"optimizer": "adam"}).optimizer.name == "adam"
+    assert str(search.space[1]) == "logit(0.5, 0.99) when optimizer=sgd"
+
+
+@pytest.mark.parametrize("optimizers", ["adam, sgd", "sgd, adam", "adam, sgd, lion"])
+def test_an_axis_that_only_some_components_have_is_told_before_the_first_trial(optimizers: str) -> None:
+    found = problems(f"optimizer=choice({optimizers})", "optimizer.momentum=logit(0.5, 0.99)")
+    assert found[0].startswith("override optimizer.momentum=logit(0.5, 0.99): optimizer.momentum: unknown key")
+    assert "optimizer 'adam' has no option 'momentum'" in found[0]
+    assert found[0].endswith("(with optimizer=adam); search it only where it fits: logit(0.5, 0.99) when optimizer=sgd")
+    assert len(found) == optimizers.count(",")
+
+
+def test_values_that_are_refused_together_are_a_failed_trial(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("dlrun.config.search._check_ends", lambda search: [])
+    words = ("optimizer=choice(adam, sgd)", "optimizer.momentum=logit(0.5, 0.99)", "sweep.search=grid")
+    assert run(*words, "sweep.points=2", "sweep.jobs=0", "trainer.epochs=1") == 0
+    found = rows(home)
+    assert {row["status"] for row in found if row["optimizer"] == "adam"} == {"failed"}
+    assert {row["status"] for row in found if row["optimizer"] == "sgd"} == {"ok"}
+    assert all("has no option 'momentum'" in row["reason"] for row in found if row["status"] == "failed")
+    before = (folder(home) / "results.csv").read_text()
+    assert main(["sweep", f"resume={folder(home)}"]) == 0
+    assert (folder(home) / "results.csv").read_text() == before
+
+
+def test_a_distribution_in_a_list_is_refused_with_the_way_to_write_it(home: Path) -> None:
+    (home / "my.yaml").write_text("model:\n  hidden: [int(8, 64), 8]\n")
+    with pytest.raises(ConfigError) as caught:
+        load_search("my.yaml", ["data=synthetic", "model=mlp"])
+    (in_file,) = caught.value.problems
+    (typed,) = problems("model.hidden=[int(8, 64), 8]")
+    for problem, where in ((in_file, "my.yaml:2"), (typed, "override model.hidden=[int(8, 64), 8]")):
+        assert problem.startswith(f"{where}: model.hidden: a distribution cannot stand inside of a list")
+        assert "choice([8, 8], [64, 8])" in problem
+    found = problems("callbacks.early_stopping={patience: int(1, 4)}")
+    assert any("give it by itself, as callbacks.early_stopping.patience='choice(a, b)'" in line for line in found)
 
 
 def test_training_refuses_a_space(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,7 +56,12 @@ def _refuse_odd_values(node: Any, path: KeyPath, problems: dict[KeyPath, str]) -
             try:
                 OmegaConf.create({"value": value})
             except OmegaConfBaseException as error:
-                if isinstance(value, str):
+                if type(value).__name__.endswith("Sweep"):
+                    problems[here] = (
+                        "a distribution inside of braces is not understood on the command line; give it by itself, as "
+                        f"{'.'.join(here)}='choice(a, b)'"
+                    )
+                elif isinstance(value, str):
                     problems[here] = f"the interpolation {value!r} is not complete: {_first_line(error)}"
                 else:
                     problems[here] = f"a {type(value).__name__} is not a value that a configuration can hold"

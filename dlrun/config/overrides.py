@@ -8,7 +8,7 @@ from typing import Any
 
 from dlrun.config.groups import groups
 from dlrun.config.sources import Layer
-from dlrun.sweep.notation import looks_like_axis
+from dlrun.sweep.notation import looks_like_axis, split_arguments
 
 # The shell leaves the tilde of `data.root=~/data` alone, and Hydra's grammar has no tilde in a value.
 _HOME = re.compile(r"^([^=]+)=(~[^'\"]*)$")
@@ -33,9 +33,10 @@ def parse_overrides(overrides: Sequence[str]) -> tuple[list[Layer], list[str]]:
     problems: list[str] = []
     for text in overrides:
         key, _, value = text.partition("=")
-        if looks_like_axis(value):
+        if looks_like_axis(value) or _lists_axes(value):
             # Hydra would call the function.
-            layers.append(Layer(f"override {text}", nested(key, value), typed=True))
+            written = split_arguments(value.strip()[1:-1]) if _lists_axes(value) else value
+            layers.append(Layer(f"override {text}", nested(key, written), typed=True))
             continue
         try:
             override = parser.parse_override(_HOME.sub(r"\1='\2'", text))
@@ -60,6 +61,12 @@ def parse_overrides(overrides: Sequence[str]) -> tuple[list[Layer], list[str]]:
             tree = text.partition("=")[2]
         layers.append(Layer(f"override {text}", nested(override.key_or_group, tree), typed=True))
     return layers, problems
+
+
+def _lists_axes(value: str) -> bool:
+    """Whether a value is a list with a distribution in it."""
+    text = value.strip()
+    return text[:1] == "[" and text[-1:] == "]" and any(map(looks_like_axis, split_arguments(text[1:-1])))
 
 
 def nested(key: str, value: Any) -> dict[str, Any]:

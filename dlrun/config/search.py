@@ -6,15 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dlrun.config.axes import WrittenAxis
+from dlrun.config.axes import WrittenAxis, read_axis
 from dlrun.config.compose import Composed, compose, value_layer, with_values
 from dlrun.config.groups import groups
 from dlrun.config.load import finish, load_plugins
 from dlrun.config.schema import Config, SweepConfig
 from dlrun.config.validate import validate_sweep
 from dlrun.errors import ConfigError
-from dlrun.sweep.notation import parse_axis
-from dlrun.sweep.space import Axis, Choice, Space, active, draw, in_order, wide_without_log
+from dlrun.sweep.space import Axis, Choice, Space, active, draw, in_order, plain, wide_without_log
 
 
 @dataclass
@@ -111,11 +110,17 @@ def load_search(config: str | None, overrides: Sequence[str]) -> Search:
 def _parse(written: Mapping[str, WrittenAxis]) -> tuple[list[Axis], list[str]]:
     axes, problems = [], []
     for key, axis in written.items():
+        if isinstance(axis.text, list):
+            problems.append(
+                f"{axis.where}: {key}: a distribution cannot stand inside of a list; search among whole lists, such as "
+                f"{key}='choice([8, 8], [64, 8])'"
+            )
+            continue
         if not isinstance(axis.text, str):
             problems.append(f"{axis.where}: {key}: must be a distribution such as log(1e-5, 1), got {axis.text!r}")
             continue
         try:
-            axes.append(parse_axis(key, axis.text))
+            axes.append(read_axis(key, axis.text))
         except ValueError as error:
             problems.append(f"{axis.where}: {key}: {error}")
     return axes, problems
@@ -149,44 +154,83 @@ def _check_conditions(search: Search) -> Iterator[str]:
 
 
 def _check_ends(search: Search) -> Iterator[str]:
-    """Compose with each end of each axis, all others in the middle (or where their conditions want them)."""
+    """Compose with each end of each axis, also beside every value of the choice of its component; all other axes are in
+    the middle (or where their conditions want them)."""
+    own: dict[str, list[str]] = {}
+    foreign: dict[str, list[str]] = {}
     for axis in search.space:
-        values = axis.distribution.grid(2)
-        for value in values:
-            chosen = _example(search, axis, value)
-            if chosen is None:
-                continue
-            try:
-                search.trial(chosen)
-            except ConfigError as error:
-                # What is wrong with others is found at their own ends.
-                yield from (problem for problem in error.problems if _concerns(problem, axis.key, search))
+        alone: list[str] = []
+        for value in axis.distribution.grid(2):
+            for named, problem in _refusals(search, axis, {axis.key: value}):
+                if named == axis.key:
+                    alone.append(problem)
+                else:
+                    # Said at the ends of that axis itself, if they are wrong too.
+                    foreign.setdefault(named, []).append(f"{problem} (with {axis.key}={plain(value)})")
+        own[axis.key] = list(_beside_components(search, axis)) or alone
+    for key in dict.fromkeys([*own, *foreign]):
+        yield from own.get(key) or foreign.get(key, [])
 
 
-def _concerns(problem: str, key: str, search: Search) -> bool:
-    others = {axis.key for axis in search.space if axis.key != key}
-    return not any(f": {other}: " in problem for other in others)
+def _beside_components(search: Search, axis: Axis) -> Iterator[str]:
+    """What is wrong with the ends of an axis beside other values of the choice of its component."""
+    on = next((other for other in search.space if other.key == axis.key.split(".")[0] != axis.key), None)
+    if on is None or not isinstance(on.distribution, Choice):
+        return
+    refused: dict[str, str] = {}
+    for name in on.distribution.values:
+        for value in axis.distribution.grid(2):
+            for named, problem in _refusals(search, axis, {axis.key: value, on.key: name}):
+                if named == axis.key:
+                    refused.setdefault(plain(name), problem)
+    names = [plain(name) for name in on.distribution.values]
+    fitting = [name for name in names if name not in refused]
+    if refused and fitting:
+        when = f"{on.key}={fitting[0]}" if len(fitting) == 1 else f"{on.key} in [{', '.join(fitting)}]"
+        remedy = f"; search it only where it fits: {axis.distribution} when {when}" if axis.when is None else ""
+        for name, problem in refused.items():
+            yield f"{problem} (with {on.key}={name}){remedy}"
+    else:
+        yield from refused.values()
 
 
-def _example(search: Search, axis: Axis, value: Any) -> dict[str, Any] | None:
-    """Values of all axes with this one at ``value``; None if its condition cannot be met."""
-    wanted: dict[str, Any] = {axis.key: value}
-    on: Axis | None = axis
-    axes = {other.key: other for other in search.space}
-    while on is not None and on.when is not None and on.when.key in axes:
-        target = axes[on.when.key]
-        fitting = [known for known in target.distribution.grid(64) if on.when.holds(known)]
-        if not fitting:
+def _refusals(search: Search, axis: Axis, wanted: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(axis, problem) of a combination; the axis is that which the problem names, else the one that is checked."""
+    values = _example(search, wanted)
+    if values is None or axis.key not in values:
+        return
+    try:
+        search.trial(values)
+    except ConfigError as error:
+        for problem in error.problems:
+            yield next((key for key in values if f": {key}: " in problem), axis.key), problem
+
+
+def _example(search: Search, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Values of all axes with some of them given; None if these cannot be active together."""
+    wanted = dict(wanted)
+    axes = {axis.key: axis for axis in search.space}
+    # It grows while it is looked at: a condition may be on an axis with a condition.
+    queue = list(wanted)
+    for key in queue:
+        when = axes[key].when
+        if when is None or when.key not in axes:
+            continue
+        if when.key not in wanted:
+            fitting = [known for known in axes[when.key].distribution.grid(64) if when.holds(known)]
+            if not fitting:
+                return None
+            wanted[when.key] = fitting[0]
+            queue.append(when.key)
+        elif not when.holds(wanted[when.key]):
             return None
-        wanted.setdefault(target.key, fitting[0])
-        on = target
-    middle = draw(search.space, {other.key: 0.5 for other in search.space}, search.fixed)
+    middle = draw(search.space, {axis.key: 0.5 for axis in search.space}, search.fixed)
     values: dict[str, Any] = {}
-    for other in search.space:
-        if other.key in wanted:
-            values[other.key] = wanted[other.key]
-        elif active(other, values, search.fixed):
-            values[other.key] = middle.get(other.key, other.distribution.at(0.5))
+    for axis in search.space:
+        if axis.key in wanted:
+            values[axis.key] = wanted[axis.key]
+        elif active(axis, values, search.fixed):
+            values[axis.key] = middle.get(axis.key, axis.distribution.at(0.5))
     return values
 
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dlrun.config.axes import canonical, read_axis
 from dlrun.config.schema import SweepConfig
 from dlrun.config.search import Search
 from dlrun.errors import ConfigError, did_you_mean
-from dlrun.sweep.notation import parse_axis
 from dlrun.sweep.record import Record
 from dlrun.sweep.response import Outcome
 from dlrun.sweep.space import Axis, Condition, Numeric, Space, in_order
@@ -92,7 +92,7 @@ class Searched:
     @classmethod
     def from_plain(cls, tree: Mapping[str, Any]) -> Searched:
         """The inverse of :meth:`to_plain`."""
-        space = tuple(parse_axis(key, text) for key, text in tree["space"].items())
+        space = tuple(read_axis(key, text) for key, text in tree["space"].items())
         fixed = {
             key: Fixed(value, None if when is None else Condition(when[0], tuple(when[1])))
             for key, (value, when) in tree["fixed"].items()
@@ -124,7 +124,7 @@ def read_stages(settings: SweepConfig) -> tuple[Stage, ...]:
             space = None
         if i == 0 and isinstance(space, Mapping):
             problems.append(f"{where}.space: the first stage searches the space of the sweep itself")
-        given = {key: str(text) for key, text in space.items()} if isinstance(space, Mapping) else None
+        given = {canonical(key): str(text) for key, text in space.items()} if isinstance(space, Mapping) else None
         stages.append(Stage(i + 1, trials if isinstance(trials, int) else 1, epochs, given))
     if problems:
         raise ConfigError(problems)
@@ -146,7 +146,7 @@ def check_stages(search: Search, stages: Sequence[Stage]) -> None:
     for stage in stages:
         for key, text in (stage.space or {}).items():
             try:
-                parse_axis(key, text)
+                read_axis(key, text)
             except ValueError as error:
                 problems.append(f"sweep.stages.{stage.number - 1}.space.{key}: {error}")
             if key not in {axis.key for axis in search.space}:
@@ -180,7 +180,7 @@ def following(search: Search, before: Searched, verdicts: Sequence[Verdict], sta
     for verdict in verdicts:
         key = verdict.axis.key
         if key in given:
-            axes.append(parse_axis(key, given[key]))
+            axes.append(read_axis(key, given[key]))
         elif stage.space is not None:
             axes.append(verdict.axis)
         elif isinstance(verdict.next, Axis):
@@ -190,7 +190,7 @@ def following(search: Search, before: Searched, verdicts: Sequence[Verdict], sta
     for key in given:
         fixed.pop(key, None)
     known = {axis.key for axis in axes}
-    axes += [parse_axis(key, text) for key, text in given.items() if key not in known]
+    axes += [read_axis(key, text) for key, text in given.items() if key not in known]
     settled = Searched((), fixed).settings
     # An axis of a component that was not chosen is gone with it.
     left = [

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from dlrun.errors import ConfigError
 from dlrun.sweep.confirm import SEED
 from dlrun.sweep.ledger import Ledger, Ticket
 from dlrun.sweep.outcome import StageResult
@@ -116,11 +117,15 @@ class Work:
             del self._paused[number]
             self._ledger.unpause(self._tickets[number])
             return [self._trial(self._tickets[number])]
-        ticket = self._ledger.take()
-        if ticket is None:
-            return None
-        self._tickets[ticket.number] = ticket
-        return [self._trial(ticket)]
+        while not self._conductor.outcome.stopped and (ticket := self._ledger.take()) is not None:
+            self._tickets[ticket.number] = ticket
+            try:
+                return [self._trial(ticket)]
+            except ConfigError as error:
+                # Values that the configuration refuses together: this trial has failed, and no other.
+                reason = "; ".join(error.problems)
+                self._finish(Record(ticket.number, self._result.stage.number, "failed", ticket.values, reason=reason))
+        return None
 
     def _trial(self, ticket: Ticket) -> Trial:
         conductor, stage = self._conductor, self._result.stage
