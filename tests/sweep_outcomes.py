@@ -62,7 +62,11 @@ def _record(
     status: Status = "ok"
     reason = ""
     if lr > 1:
-        status, reason, curve = "diverged", "the training loss 61 is more than 3 times the first one (2.4)", curve[:1]
+        status, reason, curve = (
+            "diverged",
+            "the training loss 61 is more than 3 times that of the first step (2.4)",
+            curve[:1],
+        )
     elif number % 19 == 7:
         status, reason, curve = "failed", "RuntimeError: </script><script>alert(1)</script> & more (x.py:3)", ()
     elif number % 19 == 11:

@@ -215,7 +215,7 @@ class SweepConfig:
     timeout: PositiveDuration | None
     """Wall-clock time after which a trial is ended."""
     explode: Annotated[float, Range(gt=1)] | None
-    """End a trial whose training loss is above so many times its first one."""
+    """End a trial whose training loss, as a mean between two logs, is above so many times that of its first step."""
     prune: Literal["none", "median", "halving"]
     """How trials that lag behind are stopped."""
     eta: Annotated[int, Range(ge=2)]

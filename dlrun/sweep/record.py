@@ -27,7 +27,7 @@ class Watch:
     Attributes:
         metric: decides, such as ``val/loss``.
         mode: whether small or large values are good.
-        explode: a training loss above so many times the first one ends it; None: never.
+        explode: a training loss, as a mean between two logs, above so many times that of the first step ends it.
         seconds: of training, over all its parts, after which it is ended; None: any.
         patience: seconds after which this part of it is interrupted, to go on elsewhere; None: any.
     """

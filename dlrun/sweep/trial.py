@@ -204,15 +204,16 @@ class _Watcher(Callback):
             fit.state.request_stop("paused", "goes on in a process of its own")
 
     def log(self, fit: Fit, metrics: Mapping[str, float]) -> None:
-        """Compare the cost with the first one."""
+        """Compare the cost with that of the first step: the mean of a whole reading may have exploded already."""
         cost = metrics.get("train/loss")
         if cost is None:
             return
         if self._first is None:
-            self._first = cost
+            self._first = fit.epoch_reading.losses[0]
         limit = self._watch.explode
         if limit is not None and cost > limit * abs(self._first) and cost > self._first:
-            message = f"the training loss {cost:.4g} is more than {limit:g} times the first one ({self._first:.4g})"
+            times = f"more than {limit:g} times that of the first step ({self._first:.4g})"
+            message = f"the training loss {cost:.4g} is {times}"
             self._verdict = ("diverged", message)
             fit.state.request_stop("diverged", message)
 
