@@ -19,6 +19,7 @@ import yaml
 from dlrun.cli import main
 from dlrun.config.search import load_search
 from dlrun.errors import ConfigError
+from dlrun.sweep.check import check_sweep
 
 PLUGIN = '''
 import os, signal, time
@@ -426,11 +427,79 @@ def problems(*words: str) -> list[str]:
         (("optimizer.momentum=uniform(0, .9) when optimizer=adam",), "never holds, for optimizer is 'sgd'"),
         (("optimizer.momentum=uniform(0, .9) when optimizr=sgd",), "the configuration has no optimizr"),
         (("seed=choice(1, two)",), "seed: must be a whole number"),
+        (
+            ("seed=int(1, 4)", "optimizer.lr=log(1e-3, 1) when seed=99"),
+            "when seed=99: never holds, for seed is int(1, 4)",
+        ),
+        (("seed=int(1, 4)", "optimizer.lr=log(1e-3, 1) when seed=a"), "when seed=a: never holds"),
+        (
+            ("seed=int(1, 1000)", "optimizer.momentum=uniform(0, 2) when seed=500"),
+            "optimizer.momentum: must be a number >= 0 and < 1",
+        ),
+        (
+            ("optimizer.lr=log(1e-3, 1)", "optimizer.momentum=uniform(0, 0.9) when optimizer.lr=0.1"),
+            "hardly ever holds, for optimizer.lr is log(0.001, 1)",
+        ),
+        (("seeds=choice(2, 3)",), "seeds: a trial is one run"),
+        (("folds=choice(2, 3)",), "folds: a trial is one run"),
+        (("sweep.space.sweep.trials=int(1, 2)",), "sweep.trials: says nothing of a trial's training"),
+        (("run.name=choice(a, b)",), "run.name: says nothing of a trial's training"),
     ],
 )
 def test_wrong_spaces_are_told_before_the_first_trial(words: tuple[str, ...], message: str) -> None:
     found = problems(*words)
     assert any(message in problem for problem in found), found
+
+
+RATE = "optimizer.lr=log(1e-3, 1)"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("sweep.confirm={topp: 1, seeds: 2}",), "sweep.confirm.topp: unknown key; did you mean top?"),
+        (("sweep.timeout=5ep",), "sweep.timeout: 5ep is not a time: write it in s, min or h"),
+        (("sweep.launcher_options={cpus: 2}",), "sweep.launcher=local has none"),
+        (
+            ("sweep.stages=[{trials: 2}, {trials: 2, space: {optimizer.lr: 'uniform(-5, 2)'}}]",),
+            "sweep.stages.1.space: optimizer.lr: must be a number > 0, got -5.0",
+        ),
+        (
+            ("sweep.stages=[{trials: 2}, {trials: 2, space: {optimizer.lr: 'log(1, 2) when foo=1'}}]",),
+            "sweep.stages.1.space: optimizer.lr: when foo=1: the configuration has no foo",
+        ),
+        (
+            (
+                "seed=int(1, 3)",
+                "sweep.stages=[{trials: 2}, {trials: 2, space: {optimizer.lr: 'choice(1, 2) when seed=1', "
+                "seed: 'int(1, 3) when optimizer.lr=1'}}]",
+            ),
+            "sweep.stages.1.space: the conditions of optimizer.lr, seed depend on each other in a circle",
+        ),
+        (
+            ("sweep.search=grid", "sweep.points=3", "sweep.stages=[{trials: 3}, {trials: 2}]"),
+            "the grid has 3 points (3), but sweep.stages.1.trials=2; set sweep.stages.1.trials=3",
+        ),
+        (
+            (
+                "sweep.search=grid",
+                "sweep.stages=[{trials: 9}, {trials: 9, space: {optimizer.lr: 'choice(1, 2)'}}, {trials: 1}]",
+            ),
+            "the grid has 2 points (2), but sweep.stages.2.trials=1",
+        ),
+    ],
+)
+def test_wrong_settings_are_told_before_the_first_trial(words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_sweep(load_search(None, [*TINY, RATE, *words]))
+    assert any(message in problem for problem in caught.value.problems), caught.value.problems
+
+
+def test_right_settings_are_not_refused() -> None:
+    grid = ("sweep.search=grid", "optimizer.momentum=choice(0, 0.9) when optimizer.lr=1")
+    stages = "sweep.stages=[{trials: 6}, {trials: 6, epochs: 2, space: {optimizer.name: 'choice(sgd, lion)'}}]"
+    check_sweep(load_search(None, [*TINY, RATE, *grid, "sweep.confirm={top: 1, seeds: 2}", "sweep.timeout=5min"]))
+    check_sweep(load_search(None, [*TINY, RATE, "optimizer=choice(sgd, adam)", stages]))
 
 
 def test_a_wide_range_without_log_is_warned_about() -> None:

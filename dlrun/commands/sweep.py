@@ -21,8 +21,8 @@ from dlrun.config.validate import explain
 from dlrun.errors import EXIT_DONE, EXIT_FAILURE, EXIT_RESUMABLE, ConfigError, UserError
 from dlrun.logs import start_console, start_file, stop_file
 from dlrun.runfolder import RunFolder
+from dlrun.sweep.check import check_sweep
 from dlrun.sweep.launcher import read_launcher
-from dlrun.sweep.stages import check_stages, read_stages
 
 if TYPE_CHECKING:
     from dlrun.sweep.conduct import Conductor
@@ -51,8 +51,7 @@ def sweep(request: Request) -> int:
         folder, threads = None, None
     else:
         search, folder, threads = _resumed(Path(resume).expanduser(), request)
-    check_stages(search, read_stages(search.settings))
-    read_launcher(search.settings)
+    check_sweep(search)
     if request.print_config:
         print(masked(_explained(search)))
         return EXIT_DONE

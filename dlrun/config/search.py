@@ -6,14 +6,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dlrun.config.axes import WrittenAxis, read_axis
+from dlrun.config.axes import SECTION, WrittenAxis, read_axis
 from dlrun.config.compose import Composed, compose, value_layer, with_values
 from dlrun.config.groups import groups
 from dlrun.config.load import finish, load_plugins
 from dlrun.config.schema import Config, SweepConfig
 from dlrun.config.validate import validate_sweep
 from dlrun.errors import ConfigError
-from dlrun.sweep.space import Axis, Choice, Space, active, draw, in_order, plain, wide_without_log
+from dlrun.sweep.space import (
+    Axis,
+    Choice,
+    Condition,
+    Distribution,
+    Space,
+    active,
+    draw,
+    in_order,
+    plain,
+    wide_without_log,
+)
 
 
 @dataclass
@@ -101,7 +112,7 @@ def load_search(config: str | None, overrides: Sequence[str]) -> Search:
         raise ConfigError([f"sweep.space: {error}"]) from None
     origins = {key: axis.where for key, axis in composed.axes.items()}
     search = Search(config, tuple(overrides), settings, space, replace(composed, problems=()), origins)
-    found = [*composed.problems, *_check_single(composed), *_check_conditions(search), *_check_ends(search)]
+    found = [*composed.problems, *_check_single(search), *check_space(search)]
     if found:
         raise ConfigError(list(dict.fromkeys(found)))
     return replace(search, warnings=tuple(_warnings(search)))
@@ -126,14 +137,23 @@ def _parse(written: Mapping[str, WrittenAxis]) -> tuple[list[Axis], list[str]]:
     return axes, problems
 
 
-def _check_single(composed: Composed) -> Iterator[str]:
-    """A trial is one run."""
+def check_space(search: Search) -> list[str]:
+    """What is wrong with the axes of a search: their conditions, and the configurations at their ends."""
+    return list(dict.fromkeys([*_check_conditions(search), *_check_ends(search)]))
+
+
+def _check_single(search: Search) -> Iterator[str]:
+    """A trial is one run, and not a sweep."""
     for key in ("folds", "seeds"):
-        if composed.tree.get(key) is not None:
+        if search.composed.tree.get(key) is not None or key in search.origins:
+            where = search.origins.get(key) or search.composed.provenance.where((key,))
             yield (
-                f"{composed.provenance.where((key,))}: {key}: a trial is one run; to train the best ones with several "
-                "seeds set sweep.confirm='{top: 3, seeds: 5}'"
+                f"{where}: {key}: a trial is one run; to train the best ones with several seeds set "
+                "sweep.confirm='{top: 3, seeds: 5}'"
             )
+    for axis in search.space:
+        if axis.key.split(".")[0] in (SECTION, "run"):
+            yield f"{search.origins[axis.key]}: {axis.key}: says nothing of a trial's training, and cannot be searched"
 
 
 def _check_conditions(search: Search) -> Iterator[str]:
@@ -149,8 +169,19 @@ def _check_conditions(search: Search) -> Iterator[str]:
                 yield f"{where}: the configuration has no {axis.when.key}"
             elif not axis.when.holds(value):
                 yield f"{where}: never holds, for {axis.when.key} is {value!r} and is not searched"
-        elif isinstance(on.distribution, Choice) and not any(map(axis.when.holds, on.distribution.values)):
-            yield f"{where}: never holds, for {axis.when.key} is {on.distribution}"
+        elif not _fitting(on.distribution, axis.when, search.settings):
+            often = "never" if isinstance(on.distribution, Choice) or on.distribution.integer else "hardly ever"
+            yield f"{where}: {often} holds, for {axis.when.key} is {on.distribution}"
+
+
+def _fitting(distribution: Distribution, when: Condition, settings: SweepConfig) -> list[Any]:
+    """Those values of a condition that an axis may have; of an interval of any numbers, only a grid has some again."""
+    if isinstance(distribution, Choice):
+        return [value for value in distribution.values if when.holds(value)]
+    if settings.search == "grid":
+        return [value for value in distribution.grid(settings.points) if when.holds(value)]
+    whole = [value for value in when.values if isinstance(value, int) and not isinstance(value, bool)]
+    return [value for value in whole if distribution.integer and distribution.low <= value <= distribution.high]
 
 
 def _check_ends(search: Search) -> Iterator[str]:
@@ -217,7 +248,7 @@ def _example(search: Search, wanted: Mapping[str, Any]) -> dict[str, Any] | None
         if when is None or when.key not in axes:
             continue
         if when.key not in wanted:
-            fitting = [known for known in axes[when.key].distribution.grid(64) if when.holds(known)]
+            fitting = _fitting(axes[when.key].distribution, when, search.settings)
             if not fitting:
                 return None
             wanted[when.key] = fitting[0]

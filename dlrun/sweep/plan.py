@@ -17,6 +17,9 @@ import numpy as np
 from dlrun.errors import UserError
 from dlrun.sweep.space import Space, draw, grid, plain
 
+MOST_POINTS = 100_000
+"""Points of a grid up to which they are counted."""
+
 
 def plan(
     space: Space, search: str, *, trials: int, seed: int, stage: int, points: int, fixed: Mapping[str, Any]
@@ -67,16 +70,26 @@ def _sobol(space: Space, trials: int, seed: int, stage: int) -> list[dict[str, f
 def _grid(
     space: Space, trials: int, seed: int, stage: int, points: int, fixed: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    found = list(islice(grid(space, points, fixed), 1_000_000))
+    found = grid_points(space, points, fixed)
     if len(found) > trials:
-        sizes = " x ".join(str(len(axis.distribution.grid(points))) for axis in space)
-        more = "more than " if len(found) == 1_000_000 else ""
-        raise UserError(
-            f"sweep.search=grid: the grid has {more}{len(found):,} points ({sizes}), but sweep.trials={trials}; set "
-            f"sweep.trials={len(found)}, or fewer sweep.points (now {points}), or sweep.search=random"
-        )
+        raise UserError(size_problem(space, points, len(found), trials, f"trials of stage {stage}"))
     # In an order by chance: a sweep that is stopped early has then seen all of the space.
     return [found[i] for i in stream(seed, stage, "grid").permutation(len(found))]
+
+
+def grid_points(space: Space, points: int, fixed: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The points of a grid, at most :data:`MOST_POINTS` of them; arguments as for :func:`plan`."""
+    return list(islice(grid(space, points, fixed), MOST_POINTS))
+
+
+def size_problem(space: Space, points: int, count: int, trials: int, key: str) -> str:
+    """What to say when a grid of ``count`` points is larger than the ``trials`` that the setting ``key`` allows."""
+    sizes = " x ".join(str(len(axis.distribution.grid(points))) for axis in space)
+    more = "more than " if count == MOST_POINTS else ""
+    return (
+        f"sweep.search=grid: the grid has {more}{count:,} points ({sizes}), but {key}={trials}; set {key}={count}, or "
+        f"fewer sweep.points (now {points}), or sweep.search=random"
+    )
 
 
 def digest(values: Mapping[str, Any]) -> str:

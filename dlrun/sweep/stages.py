@@ -131,40 +131,6 @@ def read_stages(settings: SweepConfig) -> tuple[Stage, ...]:
     return tuple(stages)
 
 
-def check_stages(search: Search, stages: Sequence[Stage]) -> None:
-    """Read the spaces that are given, before the first trial is started, and find numbers that would not count.
-
-    Raises:
-        ConfigError: listing every problem.
-    """
-    problems = []
-    if search.settings.stages and _said_beside(search, "trials"):
-        problems.append(
-            f"{search.composed.provenance.where(('sweep', 'trials'))}: sweep.trials: sweep.stages say how many trials "
-            "each has; leave it out"
-        )
-    for stage in stages:
-        for key, text in (stage.space or {}).items():
-            try:
-                read_axis(key, text)
-            except ValueError as error:
-                problems.append(f"sweep.stages.{stage.number - 1}.space.{key}: {error}")
-            if key not in {axis.key for axis in search.space}:
-                known = did_you_mean(key, [axis.key for axis in search.space])
-                problems.append(f"sweep.stages.{stage.number - 1}.space.{key}: is no axis of the sweep; {known}")
-    if problems:
-        raise ConfigError(problems)
-
-
-def _said_beside(search: Search, key: str) -> bool:
-    """Whether a setting was typed, or written where the stages are or above; not in the defaults or a recipe below."""
-    provenance = search.composed.provenance
-    layer, stages = provenance.layer(("sweep", key)), provenance.layer(("sweep", "stages"))
-    if layer is None or stages is None:
-        return False
-    return layer.typed or provenance.layers.index(layer) >= provenance.layers.index(stages)
-
-
 def following(search: Search, before: Searched, verdicts: Sequence[Verdict], stage: Stage) -> Searched:
     """What a stage searches after the verdicts on the one before.
 
