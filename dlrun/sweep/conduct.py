@@ -55,7 +55,7 @@ class Conductor:
         self.place = identity.place(folder) if self.shared else ""
         self._extend = extend
         self._home = identity.home(folder) if self.shared else None
-        self.outcome = Outcome()
+        self.outcome = Outcome(epochs=int(search.composed.tree["trainer"]["epochs"]))
         self._runner: Runner | None = None
         self._signals = 0
         self._failures = 0
@@ -136,7 +136,8 @@ class Conductor:
         last, best = self.outcome.stages[-1], self.outcome.best(self.settings.mode, top)
         if not best:
             return
-        stage = Stage(last.stage.number + 1, len(best) * seeds, last.stage.epochs, None, confirms=True)
+        epochs = self.outcome.epochs_of(best[0])
+        stage = Stage(last.stage.number + 1, len(best) * seeds, epochs, None, confirms=True)
         result = StageResult(stage, Searched((), last.searched.fixed))
         planned = confirm.trials(best, seeds, int(self.search.composed.tree["seed"]))
         # Each choice of trials and seeds has a study of its own: a resume may change it, another machine have another.

@@ -7,7 +7,7 @@ import io
 import logging
 import shlex
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def write(search: Search, folder: RunFolder, outcome: Outcome) -> None:
             tree = as_yaml(best_config(search, outcome, record))
             folder.write_text("best.yaml", f"{head}#\n#   dlrun train config=best.yaml\n{tree}")
 
-    products = {
+    products: dict[str, Callable[[], None]] = {
         "results.csv": results,
         "best.yaml": best,
         PAGE: lambda: write_page(search, folder, outcome),
