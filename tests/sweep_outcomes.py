@@ -12,7 +12,7 @@ from dlrun.config.search import Search, load_search
 from dlrun.sweep.outcome import Outcome, StageResult
 from dlrun.sweep.record import Record, Status
 from dlrun.sweep.space import draw
-from dlrun.sweep.stages import Searched, Stage, following, outcomes
+from dlrun.sweep.stages import Searched, Stage, following, limits, outcomes
 from dlrun.sweep.verdict import judge
 
 WORDS = (
@@ -40,12 +40,17 @@ def example_outcome(search: Search, counts: tuple[int, ...] = (40, 20), seed: in
     for i, count in enumerate(counts, 1):
         stage = Stage(i, count, 3 * i, None)
         if outcome.stages:
-            searched = following(search, searched, outcome.stages[-1].verdicts, stage)
+            searched = following(searched, outcome.stages[-1].verdicts, stage)
         result = StageResult(stage, searched)
         generator = np.random.default_rng((seed, i))
         for own in range(count):
             result.records[own + 1] = _record(searched, search.fixed, i, own + 1, 3 * i, generator)
-        result.verdicts = judge(searched.space, outcomes(searched.space, list(result.records.values()), "min"), seed)
+        result.verdicts = judge(
+            searched.space,
+            outcomes(searched.space, list(result.records.values()), "min"),
+            seed,
+            limits(search, searched),
+        )
         outcome.stages.append(result)
     return outcome
 

@@ -116,6 +116,48 @@ def test_parts_are_intervals(spread: Numeric, begin: float, width: float) -> Non
     assert (part.scale, part.integer) == (spread.scale, spread.integer)
 
 
+@given(NUMERIC, st.floats(0, 0.9), st.floats(0.01, 1))
+def test_parts_of_an_interval_lie_in_it_and_are_no_larger_than_needed(
+    spread: Numeric, begin: float, width: float
+) -> None:
+    end = min(begin + width, 1.0)
+    part = spread.between(begin, end)
+    assert spread.low <= part.low < part.high <= spread.high
+    if not spread.integer:
+        assert spread.position(part.low) == pytest.approx(begin, abs=0.12 * (end - begin) + 1e-6)
+        assert spread.position(part.high) == pytest.approx(end, abs=0.12 * (end - begin) + 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("whole", "begin", "end", "part"),
+    [
+        ("uniform(1000, 1001)", 0.3, 0.6, "uniform(1000.3, 1000.6)"),
+        ("uniform(0.99, 0.9999)", 0.5, 1.0, "uniform(0.9949, 0.9999)"),
+        ("log(1e-4, 1.05e-4)", 0.2, 0.7, "log(0.0001009, 0.0001035)"),
+        ("int(1, 4)", 0.95, 1.0, "int(3, 4)"),
+        # What would leave the scale stays where it is.
+        ("logit(0.5, 0.99999999999)", 0.5, 1.5, "logit(0.9999968, 0.99999999999)"),
+        ("int_log(1, 4)", -0.5, 0.5, "int_log(1, 2)"),
+    ],
+)
+def test_narrow_intervals_and_the_ends_of_scales(whole: str, begin: float, end: float, part: str) -> None:
+    spread = parse_axis("k", whole).distribution
+    assert isinstance(spread, Numeric)
+    assert str(spread.between(begin, end)) == part
+
+
+@pytest.mark.parametrize(
+    "whole", ["logit(1e-300, 0.5)", "log(1e-300, 1)", "log(1, 1e300)", "int_log(1, 1000000000000)"]
+)
+@pytest.mark.parametrize("begin", [-0.5, 0.5])
+def test_extending_ends_at_the_smallest_and_the_largest_numbers(whole: str, begin: float) -> None:
+    spread = parse_axis("k", whole).distribution
+    assert isinstance(spread, Numeric)
+    part = spread.between(begin, begin + 1)
+    assert part.low < part.high
+    assert math.isfinite(part.at(0.3))
+
+
 def test_parts_are_rounded_outwards() -> None:
     assert str(Numeric("log", 1e-6, 1e-1).between(0.4, 0.7)) == "log(0.0001, 0.0032)"
     assert str(Numeric("log", 1e-4, 1e-1).between(0.5, 1.5)) == "log(0.0031, 3.2)"
@@ -199,6 +241,10 @@ def test_values_outside_have_no_position() -> None:
     for spread, value in ((Numeric("linear", 0, 1), 2), (Numeric("linear", 0, 1), True), (Choice(("a", "b")), "c")):
         with pytest.raises(ValueError, match="is not in"):
             spread.position(value)
+
+
+def test_letters_stay_letters() -> None:
+    assert str(parse_axis("k", "choice(ä, 'ü, ß', 漢)")) == "choice(ä, 'ü, ß', 漢)"
 
 
 def test_an_axis_names_its_condition() -> None:

@@ -136,6 +136,28 @@ def test_what_follows_from_the_verdicts() -> None:
     assert nothing.text.startswith("no influence: fix it")
 
 
+@pytest.mark.parametrize(
+    ("limit", "following", "text"),
+    [
+        (2.0, "uniform(0.45, 1.35)", "the best crowd the upper edge 0.9: extend to uniform(0.45, 1.35)"),
+        (1.0, "uniform(0.45, 0.99)", "the best crowd the upper edge 0.9: extend to uniform(0.45, 0.99)"),
+        (
+            0.9,
+            "uniform(0.45, 0.9)",
+            "the best crowd the upper edge 0.9, beyond which the option does not go: zoom to uniform(0.45, 0.9)",
+        ),
+    ],
+)
+def test_an_axis_is_extended_as_far_as_its_option_goes(limit: float, following: str, text: str) -> None:
+    space = (parse_axis("optimizer.momentum", "uniform(0, 0.9)"),)
+    trials = [Outcome({"optimizer.momentum": i / 30}, float(i)) for i in range(30)]
+    (verdict,) = judge(space, trials, allowed=lambda axis, value: value < limit)
+    assert (verdict.kind, str(verdict.next), verdict.text) == ("high_edge", following, text)
+    mirrored = [Outcome({"optimizer.momentum": i / 30}, float(-i)) for i in range(30)]
+    (verdict,) = judge(space, mirrored, allowed=lambda axis, value: value >= 0)
+    assert (verdict.kind, str(verdict.next)) == ("low_edge", "uniform(0, 0.45)")
+
+
 def test_choices() -> None:
     space = (parse_axis("optimizer", "choice(sgd, adam, lion)"), parse_axis("width", "choice(8, 16)"))
     generator = np.random.default_rng(1)

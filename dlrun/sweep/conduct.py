@@ -23,7 +23,7 @@ from dlrun.sweep.plan import plan
 from dlrun.sweep.record import FAILURES, Record
 from dlrun.sweep.runner import InlineRunner, PoolRunner, Runner
 from dlrun.sweep.screen import Screen
-from dlrun.sweep.stages import Searched, Stage, following, outcomes, read_stages
+from dlrun.sweep.stages import Searched, Stage, following, limits, outcomes, read_stages
 from dlrun.sweep.storage import failed, open_storage, said
 from dlrun.sweep.verdict import judge
 from dlrun.sweep.work import Work
@@ -96,7 +96,7 @@ class Conductor:
         searched = Searched(self.search.space)
         for stage in read_stages(self.settings):
             if self.outcome.stages:
-                searched = following(self.search, searched, self.outcome.stages[-1].verdicts, stage)
+                searched = following(searched, self.outcome.stages[-1].verdicts, stage)
                 if not searched.space:
                     log.info("every axis is fixed by its verdict: stage %d has nothing to search", stage.number)
                     break
@@ -167,7 +167,12 @@ class Conductor:
         result.records.update(ledger.records())
         if not self.outcome.stopped or not self.outcome.resumable:
             sequence = [result.records[number] for number in sorted(result.records)]
-            result.verdicts = judge(space, outcomes(space, sequence, self.settings.mode), self.seed)
+            result.verdicts = judge(
+                space,
+                outcomes(space, sequence, self.settings.mode),
+                self.seed,
+                limits(self.search, result.searched),
+            )
         self.screen.end()
         self.screen.verdicts(stage, result.verdicts)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -85,15 +85,34 @@ class Numeric:
     def between(self, begin: float, end: float) -> Numeric:
         """The part between two positions, or more than the whole: positions below 0 and above 1 extend it.
 
-        Ends are rounded to two digits outwards; of whole numbers to whole ones, at least one apart.
+        Ends are rounded outwards to a hundredth of the width or less, but not out of the interval if they lie in it; of
+        whole numbers to whole ones, at least one apart. Where an extended end would leave the scale it stays.
         """
         low, high = self._ends()
         first, last = (self._inverse(low + at * (high - low)) for at in (begin, end))
         if self.integer:
-            floor = 1 if self.scale == "log" else -math.inf
-            small = max(math.floor(first + 0.5), floor)
-            return replace(self, low=small, high=max(math.ceil(last - 0.5), small + 1))
-        return replace(self, low=_round(first, down=True, scale=self.scale), high=_round(last, False, self.scale))
+            return self._whole(first, last, begin, end)
+        units = [_unit(last - first, value, self.scale) for value in (first, last)]
+        small, large = _rounded(first, units[0], math.floor), _rounded(last, units[1], math.ceil)
+        if begin >= 0 or not self._holds(small):
+            small = max(small, self.low)
+        if end <= 1 or not self._holds(large):
+            large = min(large, self.high)
+        return replace(self, low=small, high=large)
+
+    def _whole(self, first: float, last: float, begin: float, end: float) -> Numeric:
+        most = 10.0**15
+        smallest = self.low if begin >= 0 else 1 if self.scale == "log" else -most
+        greatest = self.high if end <= 1 else most
+        small = max(math.floor(max(first, -most) + 0.5), smallest)
+        large = min(math.ceil(min(last, most) - 0.5), greatest)
+        small = min(small, greatest - 1)
+        return replace(self, low=small, high=max(large, small + 1))
+
+    def _holds(self, value: float) -> bool:
+        """Whether the scale has this value."""
+        least, most = {"linear": (-math.inf, math.inf), "log": (0.0, math.inf), "logit": (0.0, 1.0)}[self.scale]
+        return least < value < most
 
     def grid(self, points: int) -> tuple[int | float, ...]:
         """``points`` values at equal distances from end to end, the ends included; of whole numbers no value twice."""
@@ -110,9 +129,11 @@ class Numeric:
         return math.log(value / (1 - value)) if self.scale == "logit" else value
 
     def _inverse(self, value: float) -> float:
-        if self.scale == "log":
-            return math.exp(value)
-        return 1 / (1 + math.exp(-value)) if self.scale == "logit" else value
+        if self.scale == "linear":
+            return value
+        # Beyond these exponents there is no number.
+        size = math.exp(min(max(value, -745.0), 709.0))
+        return size if self.scale == "log" else size / (1 + size)
 
     def __str__(self) -> str:
         name = next(name for name, shape in SHAPES.items() if shape == (self.scale, self.integer))
@@ -294,7 +315,7 @@ def plain(value: Any) -> str:
         return number(value)
     if isinstance(value, str) and any(mark in value for mark in ",()[]{}'\""):
         return "'" + value.replace("'", "''") + "'"
-    text = yaml.safe_dump(value, default_flow_style=True, width=10**9).strip()
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**9, allow_unicode=True).strip()
     return text.removesuffix("...").strip()
 
 
@@ -303,12 +324,13 @@ def number(value: float) -> str:
     return f"{value:.12g}"
 
 
-def _round(value: float, down: bool, scale: Scale) -> float:
-    """To two digits (of the distance to 1 for logit above 1/2), away from the inside of an interval."""
-    if scale == "logit" and value > 0.5:
-        return 1 - _round(1 - value, not down, "log")
-    if value == 0:
-        return 0.0
-    unit = 10.0 ** (math.floor(math.log10(abs(value))) - 1)
-    rounded = (math.floor if down else math.ceil)(round(value / unit, 6)) * unit
-    return float(f"{rounded:.{_DIGITS}g}")
+def _unit(width: float, value: float, scale: Scale) -> float:
+    """A power of ten, between a tenth and a hundredth of the width, or of what the scale goes by if that is finer."""
+    sizes = {"linear": [width], "log": [width, value], "logit": [width, value, 1 - value]}[scale]
+    smallest = min(size for size in sizes if size > 0)
+    return 10.0 ** (math.floor(math.log10(smallest)) - 1)
+
+
+def _rounded(value: float, unit: float, outwards: Callable[[float], int]) -> float:
+    # The unit of the smallest numbers is none any more.
+    return float(f"{outwards(round(value / unit, 6)) * unit:.12g}") if unit > 0 else value

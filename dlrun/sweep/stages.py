@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from dlrun.config.search import Search
 from dlrun.errors import ConfigError, did_you_mean
 from dlrun.sweep.record import Record
 from dlrun.sweep.response import Outcome
-from dlrun.sweep.space import Axis, Condition, Numeric, Space, in_order
+from dlrun.sweep.space import Axis, Condition, Space, in_order
 from dlrun.sweep.verdict import Verdict
 
 _KEYS = ("trials", "epochs", "space")
@@ -131,11 +131,10 @@ def read_stages(settings: SweepConfig) -> tuple[Stage, ...]:
     return tuple(stages)
 
 
-def following(search: Search, before: Searched, verdicts: Sequence[Verdict], stage: Stage) -> Searched:
+def following(before: Searched, verdicts: Sequence[Verdict], stage: Stage) -> Searched:
     """What a stage searches after the verdicts on the one before.
 
     Args:
-        search: knows the limits of the options.
         before: what was searched.
         verdicts: on its axes.
         stage: the one to come.
@@ -150,7 +149,7 @@ def following(search: Search, before: Searched, verdicts: Sequence[Verdict], sta
         elif stage.space is not None:
             axes.append(verdict.axis)
         elif isinstance(verdict.next, Axis):
-            axes.append(_within_limits(search, before, verdict.axis, verdict.next))
+            axes.append(verdict.next)
         else:
             fixed[key] = Fixed(verdict.next, verdict.axis.when)
     for key in given:
@@ -187,26 +186,17 @@ def outcomes(space: Space, records: Sequence[Record], mode: str) -> list[Outcome
     return found
 
 
-def _within_limits(search: Search, before: Searched, old: Axis, new: Axis) -> Axis:
-    """An extended axis, as far as the option's own range goes."""
-    spread, was = new.distribution, old.distribution
-    if not isinstance(spread, Numeric) or not isinstance(was, Numeric):
-        return new
-    low, high = spread.low, spread.high
-    if low < was.low and not _allowed(search, before, old.key, spread.at(0.0)):
-        low = was.low
-    if high > was.high and not _allowed(search, before, old.key, spread.at(1.0)):
-        high = was.high
-    return Axis(new.key, Numeric(spread.scale, low, high, spread.integer), new.when)
+def limits(search: Search, searched: Searched) -> Callable[[Axis, float], bool]:
+    """How far axes may be extended: whether the option of one takes a value, beside the middle of the others."""
 
+    def allowed(axis: Axis, value: float) -> bool:
+        values = {other.key: other.distribution.at(0.5) for other in searched.space if other.when is None}
+        if axis.when is not None:
+            values[axis.when.key] = axis.when.values[0]
+        try:
+            search.trial(searched.complete({**values, axis.key: value}, search.fixed))
+        except ConfigError:
+            return False
+        return True
 
-def _allowed(search: Search, before: Searched, key: str, value: Any) -> bool:
-    values = {axis.key: axis.distribution.at(0.5) for axis in before.space if axis.when is None}
-    axis = next(axis for axis in before.space if axis.key == key)
-    if axis.when is not None:
-        values[axis.when.key] = axis.when.values[0]
-    try:
-        search.trial(before.complete({**values, key: value}, search.fixed))
-    except ConfigError:
-        return False
-    return True
+    return allowed

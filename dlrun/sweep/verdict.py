@@ -8,8 +8,8 @@ several dimensions, is not asked.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +27,7 @@ NEGLIGIBLE = 0.12
 EDGE = 0.1
 """Part of an axis at each end in which a best position counts as being at the edge."""
 _GRID = np.linspace(0.0, 1.0, 101)
+_REACHES = (0.5, 0.4, 0.3, 0.2, 0.1)
 _MARGIN = 0.1
 _LEAST_WIDTH = 0.2
 _DIVERGED_BEYOND, _DIVERGED_BEFORE, _LEAST_DIVERGED, _SURE = 0.8, 0.25, 3, 1e-3
@@ -62,13 +63,20 @@ class Verdict:
         return not isinstance(self.next, Axis)
 
 
-def judge(space: Space, outcomes: Sequence[Outcome], seed: int = 0) -> tuple[Verdict, ...]:
+Allowed = Callable[[Axis, float], bool]
+"""Whether the option of an axis takes a value."""
+
+
+def judge(
+    space: Space, outcomes: Sequence[Outcome], seed: int = 0, allowed: Allowed = lambda axis, value: True
+) -> tuple[Verdict, ...]:
     """A verdict for each axis.
 
     Args:
         space: the axes that were searched.
         outcomes: all trials of the stage.
         seed: of the resampling.
+        allowed: how far an axis may be extended.
     """
     response = Response(space, outcomes, seed)
     verdicts = []
@@ -82,7 +90,7 @@ def judge(space: Space, outcomes: Sequence[Outcome], seed: int = 0) -> tuple[Ver
         elif isinstance(axis.distribution, Choice):
             verdicts.append(_of_choice(axis, axis.distribution, i, response))
         else:
-            verdicts.append(_of_interval(axis, axis.distribution, i, response, infeasible))
+            verdicts.append(_of_interval(axis, axis.distribution, i, response, infeasible, allowed))
     return tuple(verdicts)
 
 
@@ -148,7 +156,7 @@ def _told(spread: Numeric, infeasible: tuple[Side, float]) -> str:
 
 
 def _of_interval(
-    axis: Axis, spread: Numeric, i: int, response: Response, infeasible: tuple[Side, float] | None
+    axis: Axis, spread: Numeric, i: int, response: Response, infeasible: tuple[Side, float] | None, allowed: Allowed
 ) -> Verdict:
     low, high = _feasible(infeasible)
     fits, p_value = response.refits(i), response.p_value(i)
@@ -175,18 +183,27 @@ def _of_interval(
         return verdict("no_influence", p_value, rest, f"no influence where it trains: keep to {rest.distribution}")
     at_low, at_high = float(np.mean(best <= low + EDGE)), float(np.mean(best >= high - EDGE))
     if at_low > 0.5 and low == 0.0:
-        extended = part(-0.5, 0.5)
-        text = f"the best crowd the lower edge {number(spread.low)}: extend to {extended.distribution}"
-        return verdict("low_edge", at_low, extended, text)
+        following, advice = _extended(axis, spread, "below", allowed)
+        return verdict("low_edge", at_low, following, f"the best crowd the lower edge {number(spread.low)}{advice}")
     if at_high > 0.5 and high == 1.0:
-        extended = part(0.5, 1.5)
-        text = f"the best crowd the upper edge {number(spread.high)}: extend to {extended.distribution}"
-        return verdict("high_edge", at_high, extended, text)
+        following, advice = _extended(axis, spread, "above", allowed)
+        return verdict("high_edge", at_high, following, f"the best crowd the upper edge {number(spread.high)}{advice}")
     first, last = max(begin - _MARGIN, low), min(end + _MARGIN, high)
     missing = max(0.0, _LEAST_WIDTH - (last - first)) / 2
     zoomed = part(max(first - missing, low), min(last + missing, high))
     inside = float(np.mean((best >= first) & (best <= last)))
     return verdict("inside", inside, zoomed, f"the best lie inside: zoom to {zoomed.distribution}")
+
+
+def _extended(axis: Axis, spread: Numeric, side: Side, allowed: Allowed) -> tuple[Axis, str]:
+    """The half of an axis at one end, with as much beyond as the option takes; and what is said of it."""
+    for reach in _REACHES:
+        part = spread.between(-reach, 0.5) if side == "below" else spread.between(0.5, 1 + reach)
+        beyond = part.low < spread.low if side == "below" else part.high > spread.high
+        if beyond and allowed(axis, part.at(0.0 if side == "below" else 1.0)):
+            return replace(axis, distribution=part), f": extend to {part}"
+    half = spread.between(0.0, 0.5) if side == "below" else spread.between(0.5, 1.0)
+    return replace(axis, distribution=half), f", beyond which the option does not go: zoom to {half}"
 
 
 def _of_choice(axis: Axis, choice: Choice, i: int, response: Response) -> Verdict:

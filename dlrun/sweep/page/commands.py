@@ -47,7 +47,7 @@ def next_sweep(search: Search, outcome: Outcome) -> str | None:
     if not judged:
         return None
     last = judged[-1]
-    searched = following(search, last.searched, last.verdicts, replace(last.stage, space=None))
+    searched = following(last.searched, last.verdicts, replace(last.stage, space=None))
     if not searched.space or searched.space == last.searched.space:
         return None
     axes = {axis.key for axis in search.space}
