@@ -103,7 +103,7 @@ def run_apart(home: Path, *words: str) -> tuple[int, str]:
 
 
 def test_a_search_and_what_it_leaves(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("optimizer.lr=log(1e-3, 1)", "optimizer=choice(sgd, adam)", "sweep.trials=4", "sweep.jobs=0") == 0
+    assert run("optimizer.lr=log(1e-3, 0.1)", "optimizer=choice(sgd, adam)", "sweep.trials=4", "sweep.jobs=0") == 0
     out = capsys.readouterr().out
     found = rows(home)
     assert [row["status"] for row in found] == ["ok"] * 4
@@ -227,7 +227,7 @@ def test_stages_and_confirmation(home: Path, capsys: pytest.CaptureFixture[str])
     found = rows(home)
     assert [row["stage"] for row in found] == ["1"] * 12 + ["2"] * 3 + ["3"] * 4
     assert {row["epochs"] for row in found if row["stage"] == "1"} == {"1"}
-    assert {row["epochs"] for row in found if row["stage"] == "2"} == {"2"}
+    assert {row["epochs"] for row in found if row["stage"] == "2" and row["status"] == "ok"} == {"2"}
     assert [row["seed"] for row in found if row["stage"] == "3"] == ["1", "2", "1", "2"]
     assert "the best with other seeds" in out
     assert "between seeds" in out
@@ -613,6 +613,41 @@ def test_an_unknown_metric_is_told_before_the_first_trial(home: Path, capsys: py
     assert run("optimizer.lr=log(1e-3, 1)", "sweep.metric=val/acuracy") == 2
     assert "did you mean val/accuracy" in capsys.readouterr().err
     assert not (home / "sweeps").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("trainer.epochs=1", "schedule.warmup=1ep"), "schedule.warmup=1ep is 6 steps, but the whole training has 6"),
+        (
+            ("schedule.warmup=1ep", "sweep.stages=[{trials: 1, epochs: 3}, {trials: 1, epochs: 1}]"),
+            "raise trainer.epochs (by sweep.stages, trainer.epochs=1)",
+        ),
+        (("optimizer=lbfgs",), "optimizer=lbfgs needs the same loss at every evaluation"),
+        (("callbacks.early_stopping={monitor: val/acc, mode: max}",), "did you mean val/accuracy"),
+    ],
+)
+def test_what_fails_in_every_trial_is_told_once_before_the_first(
+    home: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
+) -> None:
+    assert run("optimizer.lr=log(1e-3, 1)", *words) == 2
+    err = capsys.readouterr().err
+    assert err.count(message) == 1, err
+    assert not (home / "sweeps").exists()
+
+
+def test_what_fails_in_some_trials_is_told_and_the_others_run(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("optimizer=choice(adam, lbfgs)", "sweep.search=grid", "sweep.jobs=0", "trainer.epochs=1") == 0
+    assert "a trial such as optimizer=lbfgs cannot start: optimizer=lbfgs needs" in capsys.readouterr().err
+    assert {row["optimizer"]: row["status"] for row in rows(home)} == {"adam": "ok", "lbfgs": "failed"}
+
+
+def test_a_sweep_without_a_score_has_failed(home: Path) -> None:
+    words = ("plugins=[./trouble.py]", "callbacks.trouble.kind=raise", "optimizer.lr=log(1e-3, 1)", "sweep.trials=2")
+    code, out = run_apart(home, *words, "sweep.jobs=0")
+    assert code == 1
+    assert "no trial came to its end with a val/loss: there is no best one" in out
+    assert not (folder(home) / "best.yaml").exists()
 
 
 def test_a_grid_larger_than_the_trials_is_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,8 +34,8 @@ def sweep(request: Request) -> int:
     """Search, or go on with a search.
 
     Returns:
-        0 when all trials are done, 1 when the sweep was ended because trials failed, 75 when it was stopped by a signal
-        and can be resumed.
+        0 when all trials are done, 1 when the sweep was ended because trials failed or none of them ended with a
+        score, 75 when it was stopped by a signal and can be resumed.
 
     Raises:
         UserError: for wrong input.
@@ -71,8 +71,9 @@ def _sweep(search: Search, folder: RunFolder | None, threads: int | None, *, ext
     from dlrun.sweep.conduct import Conductor
     from dlrun.sweep.page import LivePage
     from dlrun.sweep.screen import Screen, shown
+    from dlrun.sweep.start import check_start
 
-    _check_start(search)
+    check_start(search)
     if threads is None:
         threads = _threads(search)
     if folder is None:
@@ -98,7 +99,7 @@ def _sweep(search: Search, folder: RunFolder | None, threads: int | None, *, ext
     if outcome.stopped and outcome.resumable:
         return EXIT_RESUMABLE
     ended_by_failures = bool(outcome.stopped) and results.failures(outcome.records) > 0
-    return EXIT_FAILURE if ended_by_failures else EXIT_DONE
+    return EXIT_FAILURE if ended_by_failures or not outcome.best(search.settings.mode) else EXIT_DONE
 
 
 def _resumed(path: Path, request: Request) -> tuple[Search, RunFolder, int]:
@@ -118,29 +119,6 @@ def _resumed(path: Path, request: Request) -> tuple[Search, RunFolder, int]:
             "sweep, or say extend=true to run the trials that are missing in the new space (those that are done stay)"
         )
     return search, RunFolder(path.resolve()), saved.threads
-
-
-def _check_start(search: Search) -> None:
-    """Build what a trial builds, without a folder: what would fail in every trial is told once, before the first.
-
-    Raises:
-        UserError: as ``dlrun train`` would; and if the run has no such metric.
-    """
-    from dlrun.assembly import build_task, prepare
-    from dlrun.commands.explaining import explaining
-    from dlrun.errors import did_you_mean
-    from dlrun.reproducibility import warn_of_slow_precision
-
-    config = _middle(search)
-    with explaining(config):
-        prepared = prepare(config)
-        warn_of_slow_precision(config.trainer.precision, prepared.device)
-        task = build_task(config, prepared.feed.arguments)
-    splits = ("train", "val") if "val" in prepared.feed.sizes() else ("train",)
-    known = [f"{split}/{name}" for split in splits for name in ("loss", *task.metrics)]
-    metric = search.settings.metric
-    if metric not in known:
-        raise UserError(f"sweep.metric={metric}: the runs have no such metric; {did_you_mean(metric, known)}")
 
 
 def _middle(search: Search) -> Config:

@@ -103,6 +103,9 @@ def report(search: Search, folder: RunFolder, outcome: Outcome) -> None:
         for record in best:
             assert record.score is not None
             log.info("  %-10s  %s  %s", number(float(f"{record.score:.5g}")), record.folder, told(record))
+    else:
+        log.info("")
+        log.info("no trial came to its end with a %s: there is no best one", settings.metric)
     counts: dict[str, int] = {}
     for record in outcome.records:
         counts[record.status] = counts.get(record.status, 0) + 1
