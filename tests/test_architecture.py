@@ -54,6 +54,7 @@ LAYERS: dict[str, int] = {
     "dlrun.summary": 1,
     "dlrun.tracing": 1,
     "dlrun.summary_text": 1,
+    "dlrun.sweep.scalars": 1,
     "dlrun.sweep.space": 1,
     "dlrun.sweep.notation": 1,
     "dlrun.sweep.response": 1,

@@ -7,10 +7,11 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dlrun.sweep.notation import looks_like_axis, parse_axis
+from dlrun.sweep.scalars import literal, written
 from dlrun.sweep.space import Axis, Choice, Condition, Numeric, draw, grid, in_order, wide_without_log
 
 
@@ -61,6 +62,8 @@ def test_notation(text: str, written: str, at: dict[float, Any]) -> None:
         ("log(1, 2) when optimizer", "write `when optimizer=sgd`"),
         ("log(1, 2) when optimizer in []", "the list is empty"),
         ("log 1 2", "is no distribution"),
+        ("choice(010, 011)", "'010': a number does not begin with 0; for a text put it in quotes"),
+        ("int(1, 4) when seed in [01, 2]", "'01': a number does not begin with 0"),
     ],
 )
 def test_notation_errors(text: str, message: str) -> None:
@@ -74,9 +77,23 @@ def test_ordinary_values_are_no_axes(text: str) -> None:
     assert not looks_like_axis(text)
 
 
-def test_a_misspelt_function_is_still_an_axis() -> None:
-    assert looks_like_axis("lg(1e-5, 1)")
-    assert looks_like_axis("unifrm(0, 1)")
+@pytest.mark.parametrize("text", ["list(a)", "print(x)", "catalog(1)", "choose(a, b)", "list(a, b)", "integral(x, 1)"])
+def test_calls_of_other_functions_are_no_axes(text: str) -> None:
+    assert not looks_like_axis(text)
+
+
+@pytest.mark.parametrize("text", ["lg(1e-5, 1)", "unifrm(0, 1)", "choise(a, b)", "choices(1, 2, 3)", "logitt(.5, .9)"])
+def test_a_misspelt_function_is_still_an_axis(text: str) -> None:
+    assert looks_like_axis(text)
+    with pytest.raises(ValueError, match="did you mean"):
+        parse_axis("k", text)
+
+
+def test_numbers_and_texts_are_what_they_are_at_the_top() -> None:
+    assert parse_axis("k", "choice([1e-3, 2E3], [1e-2, -.5e1])").distribution == Choice(([0.001, 2000.0], [0.01, -5.0]))
+    when = parse_axis("k", "choice(a, b) when optimizer.lr in [1e-2, 1e-1]").when
+    assert when == Condition("optimizer.lr", (0.01, 0.1))
+    assert parse_axis("k", "choice('010', a010, 0.10, 0)").distribution == Choice(("010", "a010", 0.1, 0))
 
 
 NUMERIC = st.one_of(
@@ -241,6 +258,18 @@ def test_values_outside_have_no_position() -> None:
     for spread, value in ((Numeric("linear", 0, 1), 2), (Numeric("linear", 0, 1), True), (Choice(("a", "b")), "c")):
         with pytest.raises(ValueError, match="is not in"):
             spread.position(value)
+
+
+SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=8))
+
+
+@given(st.one_of(SCALARS, st.lists(SCALARS, max_size=3)))
+@example("08")
+@example("1e-3")
+@example(["1e-3", "010", 0.001])
+def test_values_are_written_as_they_are_read(value: Any) -> None:
+    assert literal(written(value)) == value
+    assert type(literal(written(value))) is type(value)
 
 
 def test_letters_stay_letters() -> None:

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from typing import Any, TypeVar
 
-import yaml
-
 from dlrun.errors import did_you_mean
+from dlrun.sweep.scalars import literal
 from dlrun.sweep.space import SHAPES, Axis, Choice, Condition, Numeric
 
 T = TypeVar("T")
@@ -31,13 +31,24 @@ _IS = re.compile(r"^\s*([\w./]+)\s*==?\s*(.+?)\s*$", re.DOTALL)
 
 
 def looks_like_axis(value: Any) -> bool:
-    """Whether a YAML value is meant as a distribution: a call of one of the functions, or a power of a uniform one."""
+    """Whether a YAML value is meant as a distribution: a call of one of the functions, or a power of a uniform one.
+
+    A misspelt name counts where the arguments are those of the function that it is near to.
+    """
     if not isinstance(value, str):
         return False
     when = _WHEN.match(value)
     text = when.group(1) if when else value
     call = _CALL.match(text)
-    return _POWER.match(text) is not None or (call is not None and bool(_near(call.group(1))))
+    if call is None:
+        return _POWER.match(text) is not None
+    name, arguments = call.group(1), split_arguments(call.group(2))
+    if name in FUNCTIONS:
+        return True
+    if len(arguments) == 2 and all(map(_is_number, arguments)):
+        return bool(get_close_matches(name, FUNCTIONS))
+    # Texts may be anything: only a slip of the finger is one.
+    return len(arguments) > 1 and bool(get_close_matches(name, ["choice"], cutoff=0.8))
 
 
 def parse_axis(key: str, text: str) -> Axis:
@@ -69,14 +80,6 @@ def parse_axis(key: str, text: str) -> Axis:
     scale, integer = SHAPES[name]
     low, high = _two_numbers(body, name, arguments)
     return Axis(key, _explained(body, lambda: Numeric(scale, low, high, integer)), condition)
-
-
-def literal(text: str) -> Any:
-    """A value as YAML reads it, and ``1e-6`` as a number (YAML 1.1 takes it for a text)."""
-    try:
-        return float(text) if re.fullmatch(r"[-+]?[\d.]+[eE][-+]?\d+", text) else yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
-        raise ValueError(f"{text!r} is not a value of YAML") from None
 
 
 def split_arguments(text: str) -> list[str]:
@@ -144,8 +147,12 @@ def _explained(text: str, make: Callable[[], T]) -> T:
         raise ValueError(f"{text.strip()!r}: {error}") from None
 
 
-def _near(name: str) -> bool:
-    return name in FUNCTIONS or did_you_mean(name, FUNCTIONS).startswith("did you mean")
+def _is_number(text: str) -> bool:
+    try:
+        value = literal(text)
+    except ValueError:
+        return False
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _known() -> str:

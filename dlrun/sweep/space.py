@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import yaml
+from dlrun.sweep.scalars import written
 
 Scale = Literal["linear", "log", "logit"]
 SHAPES: dict[str, tuple[Scale, bool]] = {
@@ -315,8 +315,7 @@ def plain(value: Any) -> str:
         return number(value)
     if isinstance(value, str) and any(mark in value for mark in ",()[]{}'\""):
         return "'" + value.replace("'", "''") + "'"
-    text = yaml.safe_dump(value, default_flow_style=True, width=10**9, allow_unicode=True).strip()
-    return text.removesuffix("...").strip()
+    return written(value)
 
 
 def number(value: float) -> str:

@@ -45,9 +45,9 @@ def check_start(search: Search) -> None:
         else:
             first = refused[0][1]
             raise first if epochs is None else UserError(f"{first} (by sweep.stages, trainer.epochs={epochs})")
-        for values, error in refused:
+        for values, reason in refused:
             told = " ".join(f"{key}={plain(value)}" for key, value in values.items())
-            log.warning("a trial such as %s cannot start: %s", told, " ".join(str(error).split()))
+            log.warning("a trial such as %s cannot start: %s", told, " ".join(str(reason).split()))
 
 
 def _examples(search: Search) -> Iterator[dict[str, Any]]:
@@ -88,7 +88,7 @@ def _build(search: Search, config: Config) -> None:
         if fit.val is not None:
             fit.val.close()
     del fit, prepared
-    if torch.cuda.is_initialized():
+    if config.device != "cpu" and torch.cuda.is_available():
         # The trials may need all of it, and in other processes.
         gc.collect()
         torch.cuda.empty_cache()
