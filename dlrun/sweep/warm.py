@@ -4,5 +4,6 @@
 import torch._dynamo
 
 import dlrun.sweep.runner
+import dlrun.sweep.start
 
 __all__ = ["dlrun", "torch"]
