@@ -19,6 +19,7 @@ from dlrun.config.load import finish
 from dlrun.config.schema import Config
 from dlrun.config.search import Search
 from dlrun.errors import UserError, did_you_mean
+from dlrun.reproducibility import resolve_device, warn_of_slow_precision
 from dlrun.runfolder import RunFolder
 from dlrun.sweep.space import Choice, draw, plain
 from dlrun.sweep.stages import read_stages
@@ -61,6 +62,9 @@ def check_start(search: Search) -> None:
         for values, refusal in refused:
             told = " ".join(f"{key}={plain(value)}" for key, value in values.items())
             log.warning("a trial such as %s cannot start: %s", told, " ".join(refusal.text.split()))
+    tree = search.composed.tree
+    if "trainer.precision" not in search.origins:
+        warn_of_slow_precision(tree["trainer"]["precision"], resolve_device(tree["device"]))
 
 
 def _examples(search: Search) -> Iterator[dict[str, Any]]:
