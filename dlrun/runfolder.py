@@ -20,6 +20,10 @@ from dlrun.errors import UserError
 log = logging.getLogger("dlrun")
 
 
+class FolderInUse(UserError):
+    """Another process holds a folder."""
+
+
 @dataclass
 class RunFolder:
     """A run's folder and the places in it.
@@ -45,7 +49,8 @@ class RunFolder:
         """Hold the folder until the process ends or :meth:`unlock`.
 
         Raises:
-            UserError: if another process holds it.
+            FolderInUse: if another process holds it.
+            UserError: if it cannot be written.
         """
         try:
             file = (self.path / ".lock").open("a+", encoding="utf-8")
@@ -57,7 +62,7 @@ class RunFolder:
             file.seek(0)
             owner = file.read().strip() or "unknown"
             file.close()
-            raise UserError(
+            raise FolderInUse(
                 f"run folder {self.path}: another dlrun process ({owner}) is training in it; stop it first, or start "
                 "a new run without resume="
             ) from None

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from optuna.storages import BaseStorage
@@ -152,18 +153,20 @@ class Conductor:
         self.outcome.confirmed = confirm.confirmed(best, records, self.settings.mode)
 
     def _stage(self, result: StageResult, ledger: Ledger, planned: Sequence[Mapping[str, Any] | None]) -> None:
-        stage, space = result.stage, result.searched.space
+        space = result.searched.space
+        if self._extend:
+            ledger.overrule("fixed", self._fixed(result))
         ledger.remember("fixed", self._fixed(result))
-        ledger.plan(1, planned)
+        ledger.plan(1, planned, renew=self._extend)
         recovered = ledger.recover()
         result.records.update(ledger.records())
+        # A grid may have fewer points than there may be trials, and more may be done than are asked for now.
+        known = {*range(1, len(planned) + 1), *result.records}
+        stage = result.stage = replace(result.stage, trials=len(known))
         self.screen.begin(stage, space, len(result.records), recovered)
         for record in result.records.values():
             self.screen.learn(record)
-        work = Work(self, result, ledger)
-        for record in result.records.values():
-            work.advisor.learn(record)
-        work.run()
+        Work(self, result, ledger).run()
         result.records.update(ledger.records())
         if not self.outcome.stopped or not self.outcome.resumable:
             sequence = [result.records[number] for number in sorted(result.records)]

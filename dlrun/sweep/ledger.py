@@ -2,9 +2,12 @@
 
 Every trial is a *slot* that is enqueued before the first one starts, with its values if the search does not learn, and
 without where Optuna's sampler chooses them when the slot is taken. Taking is one atomic change of state in the storage,
-so any number of processes and machines share the slots. A slot whose owner died is closed and enqueued again under the
-same number: only what was finished under a number counts. Of slots with one number (two machines planned at once) the
-first is run, the others are closed when they are taken.
+so any number of processes and machines share the slots. What a sweep folder had taken when its process died is its own
+again at the next start. A slot whose owner died elsewhere is closed and enqueued again under the same number: only what
+was finished under a number counts. Of slots with one number (two machines planned at once) the first is run, the others
+are closed when they are taken.
+
+A paused trial is a slot that is taken, with the mark ``paused``; one that was promoted has ``released``, too.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from dlrun.sweep.plan import digest, stream
 from dlrun.sweep.pulse import Pulse
 from dlrun.sweep.record import Record
 from dlrun.sweep.space import Axis, Choice, Space, active, in_order, plain
@@ -50,12 +54,14 @@ class Ticket:
         number: of the trial in the sweep, from 1.
         values: path -> value.
         resumed: whether it was begun before.
+        paused: how far it came, if it waits for others to turn out worse.
     """
 
     number: int
     values: Mapping[str, Any]
     resumed: bool
     trial_id: int
+    paused: Record | None = None
 
 
 class Ledger:
@@ -71,7 +77,8 @@ class Ledger:
         space: the axes.
         mode: whether small or large scores are good.
         search: ``tpe`` or ``gp`` choose values when a slot is taken; others bring them.
-        seed: of the sampler.
+        seed: of the sampler, which chooses by it and by the number of the trial: no start and no machine repeats what
+            another one chose.
         home: what tells this sweep folder from those of other machines, which may take slots of the same study; None:
             there are no others.
     """
@@ -87,13 +94,15 @@ class Ledger:
         home: str | None = None,
     ) -> None:
         self.space, self._home = in_order(space), home
+        self._name, self._search, self._seed = name, search, seed
         self._owner = f"{home}:{uuid.uuid4().hex[:8]}"
         self._planned: dict[int, Mapping[str, Any] | None] = {}
+        self._held: set[int] = set()
+        self._returned: list[Ticket] = []
         options: dict[str, Any] = {
             "storage": storage,
             "study_name": name,
             "direction": "minimize" if mode == "min" else "maximize",
-            "sampler": _sampler(search, seed),
         }
         try:
             self._study = optuna.create_study(**options)
@@ -137,16 +146,19 @@ class Ledger:
         """Write ``value`` whatever was known under the key."""
         self._study.set_user_attr(key, value)
 
-    def plan(self, first: int, trials: Sequence[Mapping[str, Any] | None]) -> None:
-        """Enqueue the slots that are not there yet.
+    def plan(self, first: int, trials: Sequence[Mapping[str, Any] | None], *, renew: bool = False) -> None:
+        """Enqueue the slots that are not there yet; others than these are not given out.
 
         Args:
             first: number of the first trial.
             trials: the values of each; None leaves the choice to the sampler.
+            renew: whether slots that nobody has begun get these values in the place of those that they have.
         """
         if self._home is not None and not self.founder:
             self._wait_for("planned")
         self._planned = dict(enumerate(trials, first))
+        if renew:
+            self._drop_others()
         for number in self.missing():
             self._restore(number)
         self._study.set_user_attr("planned", True)
@@ -163,20 +175,23 @@ class Ledger:
         return [number for number in self._planned if number not in known]
 
     def recover(self) -> int:
-        """Enqueue again what dead processes had taken; returns how many trials that were.
+        """Take over again what this folder had, and enqueue what other dead processes had; returns how many those were.
 
         Without others, every other owner is dead; and so is one of the same folder, which this process has locked.
         """
         found = 0
         signs = self._signs() if self._home is not None else {}
         for trial in self._trials(TrialState.RUNNING):
-            owner = trial.user_attrs.get("owner")
-            if owner == self._owner or not self._dead(trial, owner, signs):
+            number, owner = trial.user_attrs.get("number"), trial.user_attrs.get("owner")
+            if trial._trial_id in self._held or number not in self._planned:
                 continue
-            if self._close(trial):
+            if self._home is None or (owner or "").startswith(f"{self._home}:"):
                 found += 1
-                if "number" in trial.user_attrs:
-                    self._enqueue(trial.user_attrs["number"], trial.user_attrs.get("values"), resumed=True)
+                self._hold(trial._trial_id)
+                self._returned.append(_ticket(trial, resumed=True))
+            elif self._dead(trial, owner, signs) and self._close(trial):
+                found += 1
+                self._enqueue(number, trial.user_attrs.get("values"), resumed=True, marks=trial.user_attrs)
         for number in self.missing():
             # Whoever closed it may be about to enqueue it.
             if self._home is None or self._pulse.dead(f"slot {number}", None):
@@ -184,42 +199,50 @@ class Ledger:
         return found
 
     def take(self) -> Ticket | None:
-        """The next slot; None if all are taken."""
-        while self._trials(TrialState.WAITING):
-            trial = self._study.ask()
-            known = self._storage.get_trial(trial._trial_id).user_attrs
-            if "number" not in known:
-                # Another process took the last slot in between, and Optuna made a new trial.
-                self._study.tell(trial, state=TrialState.FAIL)
-                return None
-            self._storage.set_trial_user_attr(trial._trial_id, "owner", self._owner)
-            if self._redundant(trial._trial_id, known["number"]):
+        """The next slot: paused trials first, then those that were begun, then new ones; None if all are taken."""
+        while self._returned:
+            self._returned.sort(key=lambda ticket: (ticket.paused is None, ticket.number))
+            return self._with_values(self._returned.pop(0))
+        while waiting := self._waiting():
+            trial = min(waiting, key=_urgency)
+            try:
+                taken = self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+            except UpdateFinishedTrialError:
+                continue
+            if not taken:
+                # Another process was faster.
+                continue
+            self._hold(trial._trial_id)
+            if self._redundant(trial._trial_id, trial.user_attrs["number"]):
                 self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
                 continue
-            values = known.get("values")
-            if values is None:
-                values = self._choose(trial)
-                self._storage.set_trial_user_attr(trial._trial_id, "values", values)
-            return Ticket(known["number"], values, bool(known.get("resumed")), trial._trial_id)
+            return self._with_values(_ticket(trial, resumed=bool(trial.user_attrs.get("resumed"))))
         return None
 
     def pause(self, ticket: Ticket, record: Record) -> None:
-        """Tell the others how far a trial came that waits for them to turn out worse."""
+        """Write down how far a trial came that waits for others to turn out worse."""
         self._storage.set_trial_user_attr(ticket.trial_id, "paused", _fitting(record))
 
-    def unpause(self, ticket: Ticket) -> None:
-        """A paused trial goes on."""
-        self._storage.set_trial_user_attr(ticket.trial_id, "paused", None)
+    def release(self, ticket: Ticket, record: Record, epochs: float) -> None:
+        """A trial that paused with ``record`` goes on beyond so many epochs."""
+        self._storage.set_trial_user_attr(ticket.trial_id, "released", [epochs, record.epochs])
 
     def paused(self) -> list[Record]:
         """The trials that are paused, here or elsewhere."""
-        found = (trial.user_attrs.get("paused") for trial in self._trials(TrialState.RUNNING))
-        return [Record.from_plain(record) for record in found if record]
+        return [record for trial in self._unfinished() if (record := _waits(trial)) is not None]
+
+    def released(self) -> dict[int, float]:
+        """Number -> the epochs beyond which a trial was allowed to go that had been paused."""
+        found = ((trial.user_attrs["number"], trial.user_attrs.get("released")) for trial in self._unfinished())
+        return {number: released[0] for number, released in found if released}
 
     def give_back(self, ticket: Ticket) -> None:
-        """Return a slot that was not finished, for the next start of the sweep."""
-        if self._close(self._storage.get_trial(ticket.trial_id)):
-            self._enqueue(ticket.number, ticket.values, resumed=True)
+        """Return a slot that was not finished: to others if there are any, else to the next :meth:`take` or start."""
+        trial = self._storage.get_trial(ticket.trial_id)
+        if self._home is None:
+            self._returned.append(replace(ticket, resumed=True, paused=_waits(trial)))
+        elif self._close(trial):
+            self._enqueue(ticket.number, ticket.values, resumed=True, marks=trial.user_attrs)
 
     def finish(self, ticket: Ticket, record: Record) -> bool:
         """Write down what became of a trial; False if it does not count, for another process has taken it over."""
@@ -247,16 +270,39 @@ class Ledger:
 
     def running(self) -> int:
         """Trials that somebody trains."""
-        return sum(not trial.user_attrs.get("paused") for trial in self._trials(TrialState.RUNNING))
+        return sum(trial.state == TrialState.RUNNING and _waits(trial) is None for trial in self._unfinished())
 
     def waiting(self) -> int:
         """Slots that nobody has taken."""
-        return len(self._trials(TrialState.WAITING))
+        return len(self._waiting())
+
+    def _waiting(self) -> list[FrozenTrial]:
+        return [trial for trial in self._trials(TrialState.WAITING) if trial.user_attrs.get("number") in self._planned]
+
+    def _unfinished(self) -> list[FrozenTrial]:
+        trials = self._trials(TrialState.WAITING, TrialState.RUNNING)
+        return [trial for trial in trials if trial.user_attrs.get("number") in self._planned]
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self._storage.get_all_trials(self._id, deepcopy=False, states=states or None)
 
-    def _enqueue(self, number: int, values: Mapping[str, Any] | None, *, resumed: bool) -> None:
+    def _hold(self, trial_id: int) -> None:
+        self._held.add(trial_id)
+        if self._home is not None:
+            self._storage.set_trial_user_attr(trial_id, "owner", self._owner)
+
+    def _drop_others(self) -> None:
+        """Close the slots that nobody has begun and that have other values than the plan."""
+        for trial in self._waiting():
+            values, planned = trial.user_attrs.get("values"), self._planned[trial.user_attrs["number"]]
+            same = values == planned if values is None or planned is None else digest(values) == digest(planned)
+            if not same and not trial.user_attrs.get("resumed"):
+                self._storage.set_trial_user_attr(trial._trial_id, "dropped", True)
+                self._close(trial)
+
+    def _enqueue(
+        self, number: int, values: Mapping[str, Any] | None, *, resumed: bool, marks: Mapping[str, Any] | None = None
+    ) -> None:
         params: dict[str, Any] = {}
         distributions: dict[str, BaseDistribution] = {}
         for axis in self.space:
@@ -268,10 +314,11 @@ class Ledger:
                     # The space was extended meanwhile: the trial counts, but the sampler cannot place it.
                     continue
                 distributions[name] = distribution
-        marks: dict[str, Any] = {"number": number, "resumed": resumed}
+        known: dict[str, Any] = {"number": number, "resumed": resumed}
         if values is not None:
-            marks["values"] = dict(values)
-        slot = create_trial(state=TrialState.WAITING, params=params, distributions=distributions, user_attrs=marks)
+            known["values"] = dict(values)
+        known.update({key: value for key, value in (marks or {}).items() if key in ("paused", "released")})
+        slot = create_trial(state=TrialState.WAITING, params=params, distributions=distributions, user_attrs=known)
         self._storage.create_new_trial(self._id, template_trial=slot)
 
     def _close(self, trial: FrozenTrial) -> bool:
@@ -281,7 +328,18 @@ class Ledger:
         except UpdateFinishedTrialError:
             return False
 
-    def _choose(self, trial: optuna.Trial) -> dict[str, Any]:
+    def _with_values(self, ticket: Ticket) -> Ticket:
+        """The ticket with what the sampler chooses, if the slot has no values."""
+        known = self._storage.get_trial(ticket.trial_id).user_attrs.get("values")
+        if known is None:
+            known = self._choose(ticket)
+            self._storage.set_trial_user_attr(ticket.trial_id, "values", known)
+        return replace(ticket, values=known)
+
+    def _choose(self, ticket: Ticket) -> dict[str, Any]:
+        sampler = _sampler(self._search, int(stream(self._seed, ticket.number).integers(2**31)))
+        # A study of its own keeps none of the trials that were known before.
+        trial = optuna.Trial(optuna.Study(self._name, self._study._storage, sampler=sampler), ticket.trial_id)
         values: dict[str, Any] = {}
         for axis in self.space:
             if not active(axis, values, self._fixed):
@@ -312,7 +370,11 @@ class Ledger:
 
     def _restore(self, number: int) -> None:
         """Enqueue a number that is missing, with the values that it had."""
-        before = [trial for trial in self._trials() if trial.user_attrs.get("number") == number]
+        before = [
+            trial
+            for trial in self._trials()
+            if trial.user_attrs.get("number") == number and not trial.user_attrs.get("dropped")
+        ]
         known = next((trial.user_attrs["values"] for trial in before if "values" in trial.user_attrs), None)
         self._enqueue(number, self._planned[number] if known is None else known, resumed=bool(before))
 
@@ -333,6 +395,23 @@ class Ledger:
                 return False
             time.sleep(0.2)
         return True
+
+
+def _ticket(trial: FrozenTrial, *, resumed: bool) -> Ticket:
+    known = trial.user_attrs
+    return Ticket(known["number"], known.get("values", {}), resumed, trial._trial_id, _waits(trial))
+
+
+def _urgency(trial: FrozenTrial) -> tuple[bool, bool, int]:
+    return _waits(trial) is None, not trial.user_attrs.get("resumed"), trial._trial_id
+
+
+def _waits(trial: FrozenTrial) -> Record | None:
+    """How far a trial came that is paused; None if it is not, or was released since."""
+    paused, released = trial.user_attrs.get("paused"), trial.user_attrs.get("released")
+    if not paused or (released and released[1] >= paused["epochs"]):
+        return None
+    return Record.from_plain(paused)
 
 
 def _fitting(record: Record) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -114,3 +114,9 @@ class Record:
         values = {key: value for key, value in tree.items() if key in known}
         values["curve"] = tuple((float(epoch), float(value)) for epoch, value in values.get("curve", ()))
         return cls(**values)
+
+
+def best_of(curve: Sequence[tuple[float, float]], mode: Literal["min", "max"]) -> float | None:
+    """The best value of a curve; None if it is empty."""
+    values = [value for _, value in curve]
+    return None if not values else max(values) if mode == "max" else min(values)

@@ -27,7 +27,7 @@ from typing import Any, Protocol
 
 from dlrun.errors import UserError
 from dlrun.runfolder import RunFolder
-from dlrun.sweep.record import Advice, Record, Trial, Watch
+from dlrun.sweep.record import Advice, Record, Trial, Watch, best_of
 from dlrun.sweep.runner import Pack
 from dlrun.sweep.trial import Advise, run_trial
 
@@ -154,9 +154,10 @@ class RemoteRunner:
             self._stop(task, done)
             return
         if (question := _read(task.box / f"ask-{task.asked}.json")) is not None:
-            epochs, best = question
-            task.curve.append((epochs, best))
-            _write(task.box / f"answer-{task.asked}.json", advise(task.trial.number, epochs, best))
+            epochs, told = question
+            points = [(float(at), float(value)) for at, value in told]
+            task.curve.extend(points)
+            _write(task.box / f"answer-{task.asked}.json", advise(task.trial.number, epochs, points))
             task.asked += 1
         now = time.monotonic()
         if task.began is None and (task.box / "started").exists():
@@ -230,7 +231,7 @@ class RemoteRunner:
             trial.stage,
             status,
             dict(trial.values),
-            score=task.curve[-1][1] if task.curve else None,
+            score=best_of(task.curve, trial.watch.mode),
             epochs=task.curve[-1][0] if task.curve else 0.0,
             reason=reason,
             folder=Path(trial.folder).name,
@@ -268,9 +269,9 @@ def run_box(box: str) -> None:
 def _asking(box: Path) -> Advise:
     count = 0
 
-    def ask(number: int, epochs: float, best: float) -> Advice:
+    def ask(number: int, epochs: float, points: Sequence[tuple[float, float]]) -> Advice:
         nonlocal count
-        _write(box / f"ask-{count}.json", [epochs, best])
+        _write(box / f"ask-{count}.json", [epochs, list(points)])
         answer = None
         while answer is None and not (box / "stop").exists():
             time.sleep(POLL_SECONDS / 5)

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from typing import Any, Protocol
 
-from dlrun.sweep.record import Record, Trial
+from dlrun.sweep.record import Record, Trial, best_of
 from dlrun.sweep.trial import Advise, run_trial
 from dlrun.sweep.warming import warm_up
 
@@ -206,11 +206,11 @@ class PoolRunner:
                 self._replace(worker)
             done(message)
             return
-        number, epochs, best = message
-        worker.curve.append((epochs, best))
+        number, epochs, points = message
+        worker.curve.extend(points)
         # A trial that died meanwhile is noticed at its sentinel.
         with contextlib.suppress(OSError):
-            worker.line.send(advise(number, epochs, best))
+            worker.line.send(advise(number, epochs, points))
 
     def _bury(self, worker: _Worker, done: Callable[[Record], None], *, timeout: bool = False) -> None:
         worker.process.join()
@@ -223,7 +223,7 @@ class PoolRunner:
             trial.stage,
             "failed",
             dict(trial.values),
-            score=worker.curve[-1][1] if worker.curve else None,
+            score=best_of(worker.curve, trial.watch.mode),
             epochs=worker.curve[-1][0] if worker.curve else 0.0,
             folder=os.path.basename(trial.folder),
             seconds=round(time.monotonic() - worker.began, 3),
@@ -259,9 +259,9 @@ def _serve(line: Connection, life: Connection) -> None:
     os.setsid()
     threading.Thread(target=_die_with, args=(life,), daemon=True).start()
 
-    def ask(number: int, epochs: float, best: float) -> Any:
+    def ask(number: int, epochs: float, points: Sequence[tuple[float, float]]) -> Any:
         try:
-            line.send((number, epochs, best))
+            line.send((number, epochs, points))
             return line.recv()
         except (EOFError, OSError):
             # The sweep was killed: were this raised, the trial would be written down as failed.

@@ -83,16 +83,11 @@ class Screen:
         """A trial is over."""
         self._ran += 1
         if record.status in _LOUD:
-            log.warning(
-                "trial %d-%04d %s: %s (%s)",
-                record.stage,
-                record.number,
-                record.status,
-                record.reason,
-                f"{self._folder}/trials/{record.folder}/error.txt"
-                if record.status == "failed"
-                else f"{self._folder}/trials/{record.folder}",
-            )
+            place = Path(self._folder, "trials", record.folder)
+            # A trial whose process died has left none.
+            if record.status == "failed" and (place / "error.txt").is_file():
+                place /= "error.txt"
+            log.warning("trial %d-%04d %s: %s (%s)", record.stage, record.number, record.status, record.reason, place)
         new_best = self._count(record)
         if self._bar is not None:
             self._bar.update()

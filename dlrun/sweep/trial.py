@@ -9,7 +9,7 @@ import logging
 import math
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -27,7 +27,7 @@ from dlrun.errors import UserError
 from dlrun.logs import start_file, stop_file
 from dlrun.monitor import better
 from dlrun.reproducibility import environment
-from dlrun.runfolder import RunFolder
+from dlrun.runfolder import FolderInUse, RunFolder
 from dlrun.sweep.memory import begin_peak, peak_mib
 from dlrun.sweep.record import FAILURES, Advice, Record, Status, Trial
 from dlrun.train.callbacks.checkpoint import checkpoint
@@ -42,8 +42,9 @@ RESULT = "trial.json"
 """File of a trial's folder that holds its :class:`Record` once it is over."""
 UNSYNCED_SECONDS = 5.0
 """Age up to which a trial does not wait for the disk: tiny trials would spend a quarter of their time on it."""
-Advise = Callable[[int, float, float], Advice]
-"""(number of the trial, epochs done, best value so far) -> what it is to do."""
+Advise = Callable[[int, float, Sequence[tuple[float, float]]], Advice]
+"""(number of the trial, epochs done, evaluations since the last question as (epochs, value)) -> what it is to do. The
+first question of a resumed trial brings all its evaluations."""
 
 
 def run_trial(trial: Trial, advise: Advise) -> Record:
@@ -60,7 +61,11 @@ def run_trial(trial: Trial, advise: Advise) -> Record:
     if done is not None:
         return dataclasses.replace(done, number=trial.number, stage=trial.stage)
     begin_peak()
-    record = _attempt(trial, folder, advise)
+    try:
+        record = _attempt(trial, folder, advise)
+    except FolderInUse as error:
+        # Nothing is written: what is there belongs to the process that trains.
+        return Record(trial.number, trial.stage, "failed", dict(trial.values), reason=str(error), folder=folder.name)
     smaller = _halved(trial) if record.status == "oom" else None
     if smaller is not None:
         record = _once_more(smaller, record, folder, advise)
@@ -79,7 +84,9 @@ def _attempt(trial: Trial, folder: Path, advise: Advise) -> Record:
         with _quiet():
             _train(trial, folder, watcher)
         return watcher.record(*watcher.outcome())
-    except Exception as error:
+    except FolderInUse:
+        raise
+    except (Exception, SystemExit) as error:
         status, reason = _explained(error)
         _write_traceback(folder, error)
         return watcher.record(status, reason)
@@ -187,13 +194,14 @@ class _Watcher(Callback):
         self._began = time.monotonic()
         self._verdict: tuple[Status, str] | None = None
         self._stop: tuple[str, str] | None = None
+        self._told = 0
         self.monitor = trial.watch.metric
 
     def fit_start(self, fit: Fit) -> None:
         """Ask again what was asked before it was interrupted: the answer may have been to pause."""
         self._began = time.monotonic()
-        if self._curve and self._best is not None and fit.state.step < fit.total_steps:
-            self._ask(fit, self._curve[-1][0])
+        if self._curve:
+            self._ask(fit)
 
     def step_end(self, fit: Fit) -> None:
         """End it when its time is over; no tensor is touched."""
@@ -224,19 +232,20 @@ class _Watcher(Callback):
             raise UserError(
                 f"sweep.metric={self._watch.metric}: the run has no such metric; it has {', '.join(sorted(metrics))}"
             )
-        epochs = fit.state.epoch + fit.state.batch / fit.steps_per_epoch
         if not math.isfinite(value):
             self._end(fit, "diverged", f"{self._watch.metric} is {value}")
             return
-        self._curve.append((round(epochs, 6), value))
+        self._curve.append((_position(fit), value))
         if better(value, self._best, self._watch.mode):
             self._best, self._metrics = value, dict(metrics)
-        if self._best is not None and fit.state.step < fit.total_steps:
-            self._ask(fit, epochs)
+        self._ask(fit)
 
-    def _ask(self, fit: Fit, epochs: float) -> None:
-        assert self._best is not None
-        advice = self._advise(self._trial.number, epochs, self._best)
+    def _ask(self, fit: Fit) -> None:
+        if fit.state.step >= fit.total_steps:
+            return
+        epochs, points = _position(fit), self._curve[self._told :]
+        self._told = len(self._curve)
+        advice = self._advise(self._trial.number, epochs, points)
         if advice == "stop":
             self._end(fit, "pruned", f"lags behind the others after {epochs:g} epochs")
         elif advice == "pause":
@@ -301,7 +310,12 @@ class _Watcher(Callback):
         fit.state.request_stop("callback", reason)
 
 
-def _explained(error: Exception) -> tuple[Status, str]:
+def _position(fit: Fit) -> float:
+    """Epochs trained; rounded, for thirds of an epoch are compared."""
+    return round(fit.state.epoch + fit.state.batch / fit.steps_per_epoch, 6)
+
+
+def _explained(error: BaseException) -> tuple[Status, str]:
     causes = (error, error.__cause__)
     status: Status = "failed"
     if any(isinstance(cause, (torch.OutOfMemoryError, MemoryError)) for cause in causes) or "out of memory" in str(
@@ -315,7 +329,7 @@ def _explained(error: Exception) -> tuple[Status, str]:
     return status, f"{type(error).__name__}: {text} ({frame.filename}:{frame.lineno})"
 
 
-def _write_traceback(folder: Path, error: Exception) -> None:
+def _write_traceback(folder: Path, error: BaseException) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         text = "".join(traceback.format_exception(error))

@@ -6,7 +6,10 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from dlrun.errors import ConfigError
 from dlrun.sweep.confirm import SEED
@@ -34,7 +37,7 @@ class Work:
         self._conductor, self._result, self._ledger = conductor, result, ledger
         self._tickets: dict[int, Ticket] = {}
         self._paused: dict[int, Record] = {}
-        self._promoted: set[int] = set()
+        self._ready: list[Ticket] = []
         self._heard: dict[int, float] = {}
         settings, stage = conductor.settings, result.stage
         self._epochs = stage.epochs or int(conductor.search.composed.tree["trainer"]["epochs"])
@@ -43,6 +46,10 @@ class Work:
             self.advisor = MedianRule(settings.mode, settings.min_epochs)
         elif settings.prune == "halving" and not stage.confirms:
             self.advisor = Halving(settings.mode, settings.min_epochs, settings.eta, self._epochs)
+        for record in [*result.records.values(), *ledger.paused()]:
+            self.advisor.learn(record)
+        for number, epochs in ledger.released().items():
+            self.advisor.release(number, epochs)
 
     def run(self) -> None:
         """Until no slot is left, here or with others that share the study."""
@@ -55,17 +62,36 @@ class Work:
                     break
             if conductor.outcome.stopped:
                 break
-            if not self._others():
+            if not self._others() and not self._rescued():
                 if not (conductor.shared and self._paused):
                     break
                 # Others may wait for these: only then the stage is over for all.
                 self._end_paused()
         self._end_paused()
 
+    def _rescued(self) -> bool:
+        """Let the best of those that came farthest go on to its end, if no trial has come there; True if one does."""
+        if any(record.status == "ok" for record in self._result.records.values()):
+            return False
+        paused = self._paused.keys() | {record.number for record in self._ledger.paused()}
+        leader = self.advisor.leader(paused)
+        if leader in self._paused:
+            self._release(leader, float(self._epochs))
+        elif leader is not None:
+            # It goes on on the machine that paused it.
+            time.sleep(POLL_SECONDS)
+        return leader is not None
+
+    def _release(self, number: int, epochs: float) -> None:
+        self.advisor.release(number, epochs)
+        ticket = self._tickets[number]
+        self._ledger.release(ticket, self._paused.pop(number), epochs)
+        self._ready.append(ticket)
+
     def _end_paused(self) -> None:
         conductor = self._conductor
         for record in self._paused.values():
-            if conductor.outcome.stopped and conductor.outcome.resumable:
+            if conductor.outcome.stopped:
                 self._ledger.give_back(self._tickets[record.number])
             else:
                 self._finish(replace(record, status="pruned"))
@@ -109,16 +135,7 @@ class Work:
             return None
         if self._conductor.shared:
             self._learn()
-        while (promoted := self.advisor.promoted()) is not None:
-            self._promoted.add(promoted)
-        # One that was told to pause may still be saving itself; those of other machines go on there.
-        for number in sorted(self._promoted & self._paused.keys()):
-            self._promoted.remove(number)
-            del self._paused[number]
-            self._ledger.unpause(self._tickets[number])
-            return [self._trial(self._tickets[number])]
-        while not self._conductor.outcome.stopped and (ticket := self._ledger.take()) is not None:
-            self._tickets[ticket.number] = ticket
+        while not self._conductor.outcome.stopped and (ticket := self._ticket()) is not None:
             try:
                 return [self._trial(ticket)]
             except ConfigError as error:
@@ -126,6 +143,25 @@ class Work:
                 reason = "; ".join(error.problems)
                 self._finish(Record(ticket.number, self._result.stage.number, "failed", ticket.values, reason=reason))
         return None
+
+    def _ticket(self) -> Ticket | None:
+        """What is to run next: a trial that was promoted, one that was begun, a new one."""
+        while not self._ready:
+            # Those of other machines go on there.
+            promoted = self.advisor.promoted(self._paused.keys())
+            if promoted is not None:
+                self._release(*promoted)
+                break
+            ticket = self._ledger.take()
+            if ticket is None:
+                return None
+            self._tickets[ticket.number] = ticket
+            if ticket.paused is None:
+                self._ready.append(ticket)
+            else:
+                # By an earlier start, or by a machine that is gone.
+                self._paused[ticket.number] = ticket.paused
+        return self._ready.pop(0)
 
     def _trial(self, ticket: Ticket) -> Trial:
         conductor, stage = self._conductor, self._result.stage
@@ -139,7 +175,7 @@ class Work:
             stage.number,
             ticket.number,
             dict(ticket.values),
-            self._config(ticket.values, name),
+            (self._begun(folder) if ticket.resumed else None) or self._config(ticket.values, name),
             str(folder),
             Watch(
                 settings.metric,
@@ -167,6 +203,15 @@ class Work:
         complete = self._result.searched.complete(values, conductor.search.fixed)
         return conductor.search.trial({**extra, **complete}).to_tree()
 
+    def _begun(self, folder: Path) -> dict[str, Any] | None:
+        """The configuration that a trial was begun with, and goes on with whatever the sweep has been extended to."""
+        try:
+            tree = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            return None
+        # The runner chooses among several devices.
+        return {**tree, "device": self._conductor.search.composed.tree["device"]} if isinstance(tree, dict) else None
+
     def _done(self, record: Record) -> None:
         ticket = self._tickets[record.number]
         if record.status in ("interrupted", "moved"):
@@ -175,6 +220,7 @@ class Work:
                 self._conductor.interrupted(record.reason)
         elif record.status == "paused":
             self._paused[record.number] = record
+            self.advisor.learn(record)
             self._ledger.pause(ticket, record)
         else:
             self._finish(record)
@@ -185,6 +231,7 @@ class Work:
             log.warning("trial %d-%04d does not count: another machine has taken it over", record.stage, record.number)
             return
         self._result.records[record.number] = record
+        self.advisor.learn(record)
         self._conductor.screen.show(record)
         self._conductor.count_failure(record)
 
