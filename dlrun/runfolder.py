@@ -21,7 +21,15 @@ log = logging.getLogger("dlrun")
 
 
 class FolderInUse(UserError):
-    """Another process holds a folder."""
+    """Another process holds a folder.
+
+    Attributes:
+        owner: which one.
+    """
+
+    def __init__(self, message: str, owner: str) -> None:
+        super().__init__(message)
+        self.owner = owner
 
 
 @dataclass
@@ -64,7 +72,8 @@ class RunFolder:
             file.close()
             raise FolderInUse(
                 f"run folder {self.path}: another dlrun process ({owner}) is training in it; stop it first, or start "
-                "a new run without resume="
+                "a new run without resume=",
+                owner,
             ) from None
         except OSError as error:
             log.warning("the file system of %s has no locks (%s): do not train in it twice", self.path, error.strerror)

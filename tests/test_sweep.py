@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import random
@@ -19,7 +20,9 @@ import yaml
 from dlrun.cli import main
 from dlrun.config.search import load_search
 from dlrun.errors import ConfigError
+from dlrun.runfolder import RunFolder
 from dlrun.sweep.check import check_sweep
+from dlrun.sweep.journal import Journal
 
 PLUGIN = '''
 import os, signal, time
@@ -30,13 +33,17 @@ from dlrun.train.fit import Callback
 @CALLBACKS.register
 class trouble(Callback):
     """Does what a trial should not do."""
-    def __init__(self, *, kind: Literal["none", "raise", "memory", "killed", "hang", "nan", "slow"] = "none") -> None:
+    def __init__(
+        self, *, kind: Literal["none", "raise", "exit", "memory", "killed", "hang", "nan", "slow"] = "none"
+    ) -> None:
         self.kind = kind
     def epoch_start(self, fit):
         if fit.state.epoch != 1:
             return
         if self.kind == "raise":
             raise RuntimeError("boom")
+        if self.kind == "exit":
+            raise SystemExit(3)
         if self.kind == "memory":
             raise MemoryError("no more")
         if self.kind == "killed":
@@ -392,6 +399,154 @@ def test_a_torn_journal_line_is_mended(home: Path) -> None:
     assert (folder(home) / "results.csv").read_text().startswith(before)
     assert len(rows(home)) == 3
     assert all(json.loads(line) for line in journal.read_bytes().splitlines())
+
+
+def test_equal_trials_are_confirmed_once(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("optimizer=choice(sgd, adam)", "sweep.trials=4", "sweep.confirm={top: 4, seeds: 2}")
+    assert run(*words, "sweep.jobs=0", "trainer.epochs=1") == 0
+    confirmed = [(row["optimizer"], row["seed"], row["status"]) for row in rows(home) if row["stage"] == "2"]
+    assert sorted(confirmed) == [(name, seed, "ok") for name in ("adam", "sgd") for seed in ("1", "2")]
+    assert capsys.readouterr().out.count("(2 seeds)") == 2
+
+
+def test_a_trial_that_leaves_the_interpreter_has_failed(home: Path) -> None:
+    words = ("plugins=[./trouble.py]", "callbacks.trouble.kind=choice(none, exit)", "sweep.search=grid")
+    code, out = run_apart(home, *words, "sweep.jobs=0")
+    assert code == 0, out
+    found = {row["callbacks.trouble.kind"]: row for row in rows(home)}
+    assert (found["none"]["status"], found["exit"]["status"]) == ("ok", "failed")
+    assert "failed: SystemExit: 3 (" in out
+    assert f"trials/{found['exit']['folder']}/error.txt)" in out
+
+
+def test_a_sweep_that_failures_ended_keeps_its_paused_trials(home: Path) -> None:
+    (home / "trouble.py").write_text(
+        PLUGIN.replace('if self.kind == "raise"', 'if self.kind == "raise" and fit.run.path.name == "1-0004"')
+    )
+    words = ("plugins=[./trouble.py]", "callbacks.trouble.kind=raise", "optimizer.lr=log(1e-3, 1)", "sweep.trials=4")
+    code, out = run_apart(
+        home, *words, "sweep.prune=halving", "sweep.min_epochs=2", "sweep.fail_fast=true", "sweep.jobs=0"
+    )
+    assert code == 1, out
+    # The others wait.
+    assert [row["status"] for row in rows(home)] == ["ok", "failed"]
+    process = start(home, f"resume={folder(home)}")
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    assert sorted(row["status"] for row in rows(home)) == ["failed", "ok", "pruned", "pruned"]
+
+
+def test_the_total_may_shrink_and_a_grid_ends_where_it_ends(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("optimizer.lr=log(1e-3, 1)", "sweep.search=grid", "sweep.points=2", "sweep.jobs=0") == 0
+    assert "2/2  best" in capsys.readouterr().out
+    assert main(["sweep", f"resume={folder(home)}", "sweep.trials=5"]) == 0
+    assert "2 done before" in capsys.readouterr().out
+
+
+def test_the_best_configuration_is_that_of_the_trial(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [word for word in TINY if not word.startswith("trainer.threads")]
+    assert main(["sweep", *words, "optimizer.lr=log(1e-2, 1e-1)", "sweep.trials=2", "sweep.jobs=0"]) == 0
+    more = [
+        f"resume={folder(home)}",
+        "extend=true",
+        "model.hidden=[4]",
+        "optimizer.lr=log(1e-9, 1e-8)",
+        "sweep.trials=3",
+    ]
+    assert main(["sweep", *more]) == 0
+    found = rows(home)
+    best = min(found, key=lambda row: float(row["score"]))
+    assert int(best["trial"]) < 3
+    tree = yaml.safe_load((folder(home) / "best.yaml").read_text())
+    assert tree["model"]["hidden"] == [8]
+    assert yaml.safe_load((folder(home) / "trials" / "1-0003" / "config.yaml").read_text())["model"]["hidden"] == [4]
+    threads = yaml.safe_load((folder(home) / "sweep.yaml").read_text())["threads"]
+    assert tree["trainer"]["threads"] == threads
+    assert list(tree["callbacks"])[:3] == ["progress", "metrics_jsonl", "tensorboard"]
+    capsys.readouterr()
+    assert main(["train", f"config={folder(home) / 'best.yaml'}", "callbacks.progress=null"]) == 0
+    (again,) = (home / "runs").iterdir()
+    assert json.loads((again / "results.json").read_text())["best"]["val/loss"] == float(best["score"])
+
+
+def test_what_a_score_is_cannot_be_changed(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("optimizer.lr=log(1e-3, 1)", "sweep.trials=1", "sweep.jobs=0", "trainer.epochs=1") == 0
+    more = [f"resume={folder(home)}", "extend=true", "sweep.metric=val/accuracy", "sweep.mode=max"]
+    assert main(["sweep", *more]) == 2
+    error = capsys.readouterr().err
+    assert "sweep.metric: was 'val/loss', is now 'val/accuracy'" in error
+    assert "start a new sweep" in error
+
+
+def test_threads_may_be_changed_at_a_resume(home: Path) -> None:
+    words = [word for word in TINY if not word.startswith("trainer.threads")]
+    more = ["optimizer.lr=log(1e-3, 1)", "sweep.jobs=0", "trainer.epochs=1"]
+    assert main(["sweep", *words, *more, "sweep.trials=1"]) == 0
+    assert main(["sweep", f"resume={folder(home)}", "sweep.threads=7", "sweep.trials=2"]) == 0
+    tree = yaml.safe_load((folder(home) / "trials" / "1-0002" / "config.yaml").read_text())
+    assert tree["trainer"]["threads"] == 7
+
+
+def test_a_sweep_in_use_is_told(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("optimizer.lr=log(1e-3, 1)", "sweep.trials=1", "sweep.jobs=0", "trainer.epochs=1") == 0
+    held = RunFolder(folder(home))
+    held.lock()
+    try:
+        assert main(["sweep", f"resume={folder(home)}"]) == 2
+    finally:
+        held.unlock()
+    error = capsys.readouterr().err
+    assert "sweep folder" in error
+    assert f"another dlrun process (pid {os.getpid()}) works in it" in error
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"config: \xff\xfe", "is not a text file in UTF-8"),
+        (b"", "is not what dlrun sweep wrote"),
+        (b"- a\n- b\n", "is not what dlrun sweep wrote"),
+        (b"config: null\n", "is not what dlrun sweep wrote: it has no"),
+    ],
+)
+def test_a_broken_sweep_yaml_is_told(
+    home: Path, content: bytes, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = home / "sweeps" / "x"
+    path.mkdir(parents=True)
+    (path / "sweep.yaml").write_bytes(content)
+    assert main(["sweep", f"resume={path}"]) == 2
+    error = capsys.readouterr().err
+    assert f"{path}/sweep.yaml" in error
+    assert message in error
+
+
+def test_a_broken_line_of_the_journal_is_told_and_can_be_mended(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("optimizer.lr=log(1e-3, 1)", "sweep.trials=2", "sweep.jobs=0", "trainer.epochs=1") == 0
+    before = (folder(home) / "results.csv").read_text()
+    journal = folder(home) / "journal.log"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines[:3], b"\x00\x00garbage\n", *lines[4:]]))
+    capsys.readouterr()
+    assert main(["sweep", f"resume={folder(home)}"]) == 2
+    error = capsys.readouterr().err
+    assert f"{journal}:4: is no line of a journal" in error
+    assert "move it away" in error
+    journal.unlink()
+    assert main(["sweep", f"resume={folder(home)}"]) == 0
+    assert "journal.log is missing: trials that are over are read from their folders" in capsys.readouterr().err
+    assert (folder(home) / "results.csv").read_text() == before
+
+
+def test_a_full_disk_is_told(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full(self: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Journal, "_mend", full)
+    assert run("optimizer.lr=log(1e-3, 1)", "sweep.trials=1", "sweep.jobs=0") == 2
+    error = capsys.readouterr().err
+    assert "journal.log: cannot be written: No space left on device" in error
+    assert f"dlrun sweep resume={folder(home)}" in error
 
 
 @pytest.mark.parametrize("search", ["sobol", "grid", "tpe"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -207,3 +208,114 @@ def test_each_number_has_one_record_whatever_happens(acts: list[str]) -> None:
     finally:
         for ledger in open_:
             ledger.close()
+
+
+@pytest.mark.parametrize("search", ["tpe", "gp"])
+def test_no_start_and_no_machine_repeats_what_a_sampler_chose(search: str) -> None:
+    storage = InMemoryStorage()
+    chosen: list[float] = []
+    for start in range(4):
+        ledger = Ledger(storage, "study", SPACE, "min", search, 3, home=f"home {start}")
+        try:
+            ledger.plan(1, [None] * 12)
+            for _ in range(3):
+                ticket = ledger.take()
+                assert ticket is not None
+                chosen.append(ticket.values["lr"])
+                assert ledger.finish(ticket, _record(ticket, score=abs(ticket.values["lr"] - 0.1)))
+        finally:
+            ledger.close()
+    assert len(set(chosen)) == 12
+    assert all(1e-3 <= value <= 1 for value in chosen)
+
+
+def test_a_sampler_chooses_the_same_after_a_kill(tmp_path: Path) -> None:
+    found = []
+    for kills in (0, 3):
+        (tmp_path / str(kills)).mkdir()
+        storage = open_storage(None, tmp_path / str(kills))
+        values: dict[int, Any] = {}
+        while len(values) < 14:
+            ledger = Ledger(storage, "study", SPACE, "min", "tpe", 0)
+            ledger.plan(1, [None] * 14)
+            ledger.recover()
+            for i in range(14):
+                ticket = ledger.take()
+                if ticket is None or (kills and i == kills):
+                    # Killed with a trial in hand.
+                    break
+                values[ticket.number] = ticket.values
+                ledger.finish(ticket, _record(ticket, score=abs(ticket.values["lr"] - 0.1)))
+        found.append(values)
+    assert found[0] == found[1]
+
+
+def test_paused_trials_stay_paused_and_promoted_ones_go_on(ledgers: Any) -> None:
+    one = ledgers(None)
+    one.plan(1, VALUES)
+    first, second, third = one.take(), one.take(), one.take()
+    paused = {ticket.number: replace(_record(ticket), status="paused", epochs=1.0) for ticket in (first, second)}
+    one.pause(first, paused[1])
+    one.pause(second, paused[2])
+    one.release(second, paused[2], 1.0)
+    assert [record.number for record in one.paused()] == [1]
+    again = ledgers(None)
+    again.plan(1, VALUES)
+    assert again.recover() == 3
+    assert again.released() == {2: 1.0}
+    taken = [again.take() for _ in range(4)]
+    assert [(ticket.number, ticket.resumed, ticket.paused is not None) for ticket in taken] == [
+        (1, True, True),
+        (2, True, False),
+        (3, True, False),
+        (4, False, False),
+    ]
+    assert again.take() is None
+    # The second comes to the next rung.
+    again.pause(taken[1], replace(paused[2], epochs=3.0))
+    assert [(record.number, record.epochs) for record in again.paused()] == [(1, 1.0), (2, 3.0)]
+    assert third.number == 3
+
+
+def test_another_machine_takes_over_that_a_trial_is_paused(ledgers: Any) -> None:
+    one, two = ledgers("one"), ledgers("two")
+    one.plan(1, VALUES)
+    two.plan(1, VALUES)
+    ticket = one.take()
+    one.pause(ticket, replace(_record(ticket), status="paused", epochs=1.0))
+    one.give_back(ticket)
+    assert [record.number for record in two.paused()] == [1]
+    taken = two.take()
+    assert (taken.number, taken.paused.epochs) == (1, 1.0)
+
+
+def test_slots_above_the_total_are_left_alone(ledgers: Any) -> None:
+    one = ledgers(None)
+    one.plan(1, VALUES)
+    assert one.take().number == 1
+    fewer = ledgers(None)
+    fewer.plan(1, VALUES[:2])
+    fewer.recover()
+    assert fewer.waiting() == 1
+    assert [fewer.take().number, fewer.take().number, fewer.take()] == [1, 2, None]
+    more = ledgers(None)
+    more.plan(1, VALUES)
+    more.recover()
+    assert [more.take().number for _ in range(4)] == [1, 2, 3, 4]
+
+
+def test_slots_that_nobody_has_begun_are_renewed(ledgers: Any) -> None:
+    one = ledgers(None)
+    one.plan(1, VALUES)
+    done, begun = one.take(), one.take()
+    one.finish(done, _record(done))
+    others = [{"lr": 0.5 + 0.1 * i} for i in range(4)]
+    again = ledgers(None)
+    again.plan(1, others, renew=True)
+    again.recover()
+    taken = [again.take(), again.take(), again.take()]
+    assert [(ticket.number, ticket.values) for ticket in taken] == [(2, VALUES[1]), (3, others[2]), (4, others[3])]
+    assert begun.values == VALUES[1]
+    for ticket in taken:
+        assert again.finish(ticket, _record(ticket))
+    assert sorted(again.records()) == [1, 2, 3, 4]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,7 +77,7 @@ def _sweep(search: Search, folder: RunFolder | None, threads: int | None, *, ext
         threads = _threads(search)
     if folder is None:
         folder = folders.create(search)
-    folder.lock()
+    folders.lock(folder)
     folders.write(folder, search, threads)
     handler = start_file(folder.path / "log.txt")
     try:
@@ -112,13 +111,21 @@ def _resumed(path: Path, request: Request) -> tuple[Search, RunFolder, int]:
     extend = request.reserved.get("extend", "false")
     if extend not in ("true", "false"):
         raise UserError(f"extend={extend}: must be true or false")
+    if any(change.startswith(folders.SCORE) for change in changed):
+        listed = "\n".join(f"  - {change}" for change in changed[:20] if change.startswith(folders.SCORE))
+        raise UserError(
+            f"resume={path}: what a score is cannot be changed, for those of the trials before could not be compared "
+            f"with the new ones; start a new sweep:\n{listed}"
+        )
     if changed and extend == "false":
         listed = "\n".join(f"  - {change}" for change in changed[:20])
         raise UserError(
             f"resume={path}: this would be another search:\n{listed}\nIt was started in {saved.cwd}. Start a new "
             "sweep, or say extend=true to run the trials that are missing in the new space (those that are done stay)"
         )
-    return search, RunFolder(path.resolve()), saved.threads
+    if search.settings.storage is None:
+        folders.tell_lost_journal(path)
+    return search, RunFolder(path.resolve()), search.settings.threads or saved.threads
 
 
 def _middle(search: Search) -> Config:
@@ -127,7 +134,7 @@ def _middle(search: Search) -> Config:
 
 
 def _threads(search: Search) -> int:
-    from dlrun.sweep.conduct import automatic_jobs
+    from dlrun.sweep.conduct import automatic_jobs, cores
 
     settings = search.settings
     if settings.threads is not None:
@@ -139,7 +146,7 @@ def _threads(search: Search) -> int:
     if launcher is not None:
         return launcher.cpus
     jobs = automatic_jobs(search) if settings.jobs is None else max(1, settings.jobs)
-    return max(1, (os.cpu_count() or 1) // jobs)
+    return max(1, cores() // jobs)
 
 
 @contextmanager

@@ -134,7 +134,8 @@ class Conductor:
         return agreed
 
     def _confirm(self, storage: BaseStorage, name: str, top: int, seeds: int) -> None:
-        last, best = self.outcome.stages[-1], self.outcome.best(self.settings.mode, top)
+        last, ranked = self.outcome.stages[-1], self.outcome.best(self.settings.mode, len(self.outcome.records))
+        best = confirm.different(ranked, top)
         if not best:
             return
         epochs = self.outcome.epochs_of(best[0])
@@ -149,8 +150,7 @@ class Conductor:
             self._stage(result, ledger, planned)
         finally:
             ledger.close()
-        records = [result.records[number] for number in sorted(result.records)]
-        self.outcome.confirmed = confirm.confirmed(best, records, self.settings.mode)
+        self.outcome.confirmed = confirm.confirmed(best, result.records, seeds, self.settings.mode)
 
     def _stage(self, result: StageResult, ledger: Ledger, planned: Sequence[Mapping[str, Any] | None]) -> None:
         space = result.searched.space
@@ -242,7 +242,12 @@ class Conductor:
 def automatic_jobs(search: Search) -> int:
     """One per GPU, or on a CPU one per core, up to eight."""
     found = devices(search)
-    return len(found) if found else max(1, min(8, os.cpu_count() or 1))
+    return len(found) if found else min(8, cores())
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def devices(search: Search) -> list[str]:

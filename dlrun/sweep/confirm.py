@@ -15,6 +15,7 @@ from dlrun.config.schema import SweepConfig
 from dlrun.errors import ConfigError, did_you_mean
 from dlrun.spread import difference, spread
 from dlrun.sweep.record import Record
+from dlrun.sweep.space import plain
 
 _KEYS = ("top", "seeds")
 SEED = "seed"
@@ -86,22 +87,32 @@ def read_confirm(settings: SweepConfig) -> tuple[int, int] | None:
     return settings.confirm["top"], settings.confirm["seeds"]
 
 
+def different(best: Sequence[Record], top: int) -> list[Record]:
+    """The first ``top`` records with values of their own: of equal ones, as choices have them, the first."""
+    first: dict[tuple[tuple[str, str], ...], Record] = {}
+    for record in best:
+        first.setdefault(tuple(sorted((key, plain(value)) for key, value in record.values.items())), record)
+    return list(first.values())[:top]
+
+
 def trials(best: Sequence[Record], seeds: int, seed: int) -> list[dict[str, Any]]:
     """The values of the trials: each of ``best`` with the seeds after ``seed``."""
     return [{**record.values, SEED: seed + i} for record in best for i in range(1, seeds + 1)]
 
 
-def confirmed(best: Sequence[Record], records: Sequence[Record], mode: str) -> list[Confirmed]:
+def confirmed(best: Sequence[Record], records: Mapping[int, Record], seeds: int, mode: str) -> list[Confirmed]:
     """The trials with the scores of their seeds, the best mean first.
 
     Args:
         best: what was confirmed.
-        records: of the trials that :func:`trials` named.
+        records: of the trials that :func:`trials` named, by number.
+        seeds: of each.
         mode: whether small or large scores are good.
     """
     found = []
-    for record in best:
-        own = [other for other in records if _values(other.values) == _values(record.values)]
+    for i, record in enumerate(best):
+        numbers = range(i * seeds + 1, (i + 1) * seeds + 1)
+        own = [records[number] for number in numbers if number in records]
         scores = tuple(other.score for other in own if other.status == "ok" and other.score is not None)
         found.append(Confirmed(record, scores, len(own) - len(scores)))
     sign = 1.0 if mode == "max" else -1.0
@@ -120,7 +131,3 @@ def lead(one: Confirmed, other: Confirmed, mode: str) -> Lead | None:
     found = difference(first, second)
     sign = 1.0 if mode == "max" else -1.0
     return Lead(sign * found.value, found.half, math.sqrt((first.std**2 + second.std**2) / 2), found.p)
-
-
-def _values(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return sorted((key, repr(value)) for key, value in values.items() if key != SEED)

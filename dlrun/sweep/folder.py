@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,18 @@ import yaml
 from dlrun.addresses import masked
 from dlrun.config.search import Search
 from dlrun.errors import UserError
-from dlrun.runfolder import RunFolder
+from dlrun.runfolder import FolderInUse, RunFolder
 from dlrun.yaml_text import as_yaml
 
+log = logging.getLogger("dlrun")
+
 PLAN = "sweep.yaml"
+JOURNAL = "journal.log"
+_LOST = "restore it from a copy, or start a new sweep; the trials are runs like any other"
 FREE = (
     "trials",
     "jobs",
+    "threads",
     "timeout",
     "retry_oom",
     "fail_fast",
@@ -34,7 +40,10 @@ FREE = (
     "root",
     "name",
 )
-"""Settings that may change from one start of a sweep to the next: none of them changes a trial."""
+"""Settings that may change from one start of a sweep to the next: none of them changes a trial, but for the last digits
+that depend on the number of threads."""
+SCORE = ("sweep.metric", "sweep.mode")
+"""What a score is: scores of trials before and after a change could not be compared."""
 
 
 @dataclass(frozen=True)
@@ -137,13 +146,49 @@ def read(path: Path) -> Saved:
     """
     if not path.is_dir():
         raise UserError(f"resume={path}: there is no such sweep folder")
+    plan = path / PLAN
     try:
-        tree = yaml.safe_load((path / PLAN).read_text(encoding="utf-8"))
-        return Saved(**{**tree, "overrides": tuple(tree["overrides"])})
+        tree = yaml.safe_load(plan.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"resume={path}: is not a sweep's folder (it has no {PLAN})") from None
-    except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
-        raise UserError(f"resume={path}: {PLAN} cannot be read: {error}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{plan}: is not a text file in UTF-8 (byte {error.start}); {_LOST}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{plan}: is not valid YAML: {' '.join(str(error).split())}; {_LOST}") from None
+    except OSError as error:
+        raise UserError(f"{plan}: cannot be read: {error.strerror}") from None
+    names = [item.name for item in fields(Saved)]
+    missing = [name for name in names if name not in tree] if isinstance(tree, dict) else names
+    if missing:
+        raise UserError(f"{plan}: is not what dlrun sweep wrote: it has no {', '.join(missing)}; {_LOST}")
+    return Saved(**{name: tree[name] for name in names} | {"overrides": tuple(tree["overrides"])})
+
+
+def lock(folder: RunFolder) -> None:
+    """Hold the folder of a sweep until the process ends or ``folder.unlock()``.
+
+    Raises:
+        UserError: if another process holds it.
+    """
+    try:
+        folder.lock()
+    except FolderInUse as error:
+        raise UserError(
+            f"sweep folder {folder.path}: another dlrun process ({error.owner}) works in it; wait until it is done, or "
+            "stop it: its trials save themselves"
+        ) from None
+
+
+def tell_lost_journal(path: Path) -> None:
+    """Warn if the journal of a sweep that has trials is gone."""
+    journal = path / JOURNAL
+    size = journal.stat().st_size if journal.is_file() else None
+    if not size and any((path / "trials").glob("*/*")):
+        log.warning(
+            "%s is %s: trials that are over are read from their folders, others go on from their checkpoints",
+            journal,
+            "missing" if size is None else "empty",
+        )
 
 
 def changes(saved: Saved, search: Search) -> list[str]:

@@ -11,12 +11,15 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from collections.abc import Generator
 from pathlib import Path
 from typing import IO, Any
 
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.storages.journal._storage import JournalOperation
+
+from dlrun.errors import UserError
 
 _BLOCK = 1 << 16
 _LASTING = (JournalOperation.CREATE_STUDY, JournalOperation.SET_TRIAL_STATE_VALUES)
@@ -58,10 +61,37 @@ class Journal(JournalFileBackend):
         super().__init__(str(path), lock_obj=SystemLock(path))
         self._journal = path
 
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        """The entries from a number on.
+
+        Raises:
+            UserError: if a line is none of a journal.
+        """
+        try:
+            yield from super().read_logs(log_number_from)
+        except ValueError:
+            raise UserError(
+                f"{self._journal}:{self._broken()}: is no line of a journal; restore the file from a copy, or move it "
+                "away: trials that are over are then read from their folders"
+            ) from None
+
+    def _broken(self) -> int:
+        """Number of the first line, from 1, that cannot be read."""
+        with self._journal.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    json.loads(line)
+                except ValueError:
+                    return number
+        return 0
+
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append whole lines, after what a killed process left behind the last whole one was cut off.
 
         The end of a trial is on the disk when this returns; the rest is safe from a kill, and costs no sync.
+
+        Raises:
+            UserError: if that is not possible.
         """
         lines = "".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in logs)
         lasting = any(entry.get("op_code") in _LASTING for entry in logs)
@@ -73,6 +103,11 @@ class Journal(JournalFileBackend):
                 file.flush()
                 if lasting:
                     os.fsync(file.fileno())
+        except OSError as error:
+            raise UserError(
+                f"{self._journal}: cannot be written: {error.strerror}; when that is mended, go on with "
+                f"dlrun sweep resume={self._journal.parent}"
+            ) from error
         finally:
             self._lock.release()
 

@@ -21,6 +21,7 @@ from dlrun.sweep.page import PAGE, write_page
 from dlrun.sweep.record import Record
 from dlrun.sweep.screen import shown, told
 from dlrun.sweep.space import number, plain
+from dlrun.sweep.work import QUIET
 from dlrun.yaml_text import as_yaml
 
 log = logging.getLogger("dlrun")
@@ -45,8 +46,32 @@ def table(outcome: Outcome) -> str:
     return text.getvalue()
 
 
-def best_config(search: Search, outcome: Outcome, record: Record) -> Mapping[str, Any]:
-    """The configuration of a trial for ``dlrun train``: with the user's callbacks, and the same best checkpoint."""
+def best_config(search: Search, folder: RunFolder, outcome: Outcome, record: Record) -> Mapping[str, Any]:
+    """The configuration of a trial for ``dlrun train``: its own, with what the sweep took from the user's put back.
+
+    Args:
+        search: what is searched now; the trial may be from before it was extended.
+        folder: of the sweep.
+        outcome: of the sweep.
+        record: of the trial.
+    """
+    try:
+        trial = yaml.safe_load((folder.path / "trials" / record.folder / "config.yaml").read_text(encoding="utf-8"))
+    except OSError:
+        # It is on another machine, or was deleted.
+        return _composed(search, outcome, record)
+    base, place = search.composed.tree, search.composed.provenance.base(("run", "root"))
+    kept, own = dict(base["callbacks"]), trial["callbacks"]
+    callbacks = {name: kept.get(name) if name in QUIET else own.get(name) for name in {**kept, **own}}
+    tree = {**trial, "callbacks": callbacks, "device": base["device"]}
+    tree["run"] = {**trial["run"], **base["run"], "root": str(place / base["run"]["root"])}
+    for path, value in record.changed.items():
+        section, _, key = path.partition(".")
+        tree[section] = {**tree[section], key: value}
+    return tree
+
+
+def _composed(search: Search, outcome: Outcome, record: Record) -> Mapping[str, Any]:
     result = next(result for result in outcome.stages if result.stage.number == record.stage)
     settings: dict[str, Any] = {
         "callbacks.checkpoint.monitor": search.settings.metric,
@@ -69,7 +94,7 @@ def write(search: Search, folder: RunFolder, outcome: Outcome) -> None:
         for record in outcome.best(search.settings.mode):
             score = f"{search.settings.metric} {record.score}"
             head = f"# The best trial of a sweep, {record.where}: {score} after {record.epochs:g} epochs.\n"
-            tree = as_yaml(best_config(search, outcome, record))
+            tree = as_yaml(best_config(search, folder, outcome, record))
             folder.write_text("best.yaml", f"{head}#\n#   dlrun train config=best.yaml\n{tree}")
 
     products: dict[str, Callable[[], None]] = {

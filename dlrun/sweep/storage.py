@@ -13,6 +13,7 @@ from optuna.storages.journal import JournalRedisBackend
 
 from dlrun.addresses import masked
 from dlrun.errors import UserError, did_you_mean
+from dlrun.sweep.folder import JOURNAL
 from dlrun.sweep.journal import Journal
 
 _DRIVERS = {
@@ -39,7 +40,7 @@ def open_storage(address: str | None, folder: Path) -> BaseStorage:
         UserError: if the address is of no known kind, its driver is missing, or nobody answers.
     """
     if address is None:
-        return JournalStorage(Journal(folder / "journal.log"))
+        return JournalStorage(Journal(folder / JOURNAL))
     shown = masked(address)
     known = with_driver(address)
     for attempt in range(_ATTEMPTS):

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dlrun")
 
+QUIET = ("progress", "tensorboard")
+"""Callbacks that a trial goes without: of many trials they would say too much."""
 POLL_SECONDS = 1.0
 """Time between two looks at what other machines do, when there is nothing to do here."""
 
@@ -192,8 +194,7 @@ class Work:
         settings = conductor.settings
         extra: dict[str, Any] = {
             "trainer.threads": conductor.threads,
-            "callbacks.progress": None,
-            "callbacks.tensorboard": None,
+            **{f"callbacks.{name}": None for name in QUIET},
             "callbacks.checkpoint.monitor": settings.metric,
             "callbacks.checkpoint.mode": settings.mode,
             "run.root": str(conductor.folder.path / "trials"),
