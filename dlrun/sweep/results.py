@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from dlrun.config.search import Search
 from dlrun.runfolder import RunFolder
 from dlrun.sweep.confirm import lead
