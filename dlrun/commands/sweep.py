@@ -105,12 +105,16 @@ def _resumed(path: Path, request: Request) -> tuple[Search, RunFolder, int]:
     """The search of a folder, with the words that were added."""
     from dlrun.sweep import folder as folders
 
-    saved = folders.read(path)
-    search = load_search(saved.config, [*saved.overrides, *request.overrides])
-    changed = folders.changes(saved, search)
     extend = request.reserved.get("extend", "false")
     if extend not in ("true", "false"):
         raise UserError(f"extend={extend}: must be true or false")
+    saved = folders.read(path)
+    path = path.resolve()
+    origin = saved.origin(path, anew=extend == "true")
+    if origin.copies is not None:
+        folders.tell_changed_files(path)
+    search = load_search(saved.config, [*saved.overrides, *request.overrides], origin)
+    changed = folders.changes(saved, search)
     if any(change.startswith(folders.SCORE) for change in changed):
         listed = "\n".join(f"  - {change}" for change in changed[:20] if change.startswith(folders.SCORE))
         raise UserError(
@@ -120,12 +124,12 @@ def _resumed(path: Path, request: Request) -> tuple[Search, RunFolder, int]:
     if changed and extend == "false":
         listed = "\n".join(f"  - {change}" for change in changed[:20])
         raise UserError(
-            f"resume={path}: this would be another search:\n{listed}\nIt was started in {saved.cwd}. Start a new "
+            f"resume={path}: this would be another search:\n{listed}\nStart a new "
             "sweep, or say extend=true to run the trials that are missing in the new space (those that are done stay)"
         )
     if search.settings.storage is None:
         folders.tell_lost_journal(path)
-    return search, RunFolder(path.resolve()), search.settings.threads or saved.threads
+    return search, RunFolder(path), search.settings.threads or saved.threads
 
 
 def _middle(search: Search) -> Config:

@@ -36,7 +36,7 @@ from dlrun.config.groups import (
 from dlrun.config.merge import merge, merge_into
 from dlrun.config.overrides import nested, parse_overrides
 from dlrun.config.schema import component_groups
-from dlrun.config.sources import KeyPath, Layer, Provenance, display_path, read_yaml
+from dlrun.config.sources import KeyPath, Layer, Origin, Provenance, display_path, read_yaml
 from dlrun.errors import ConfigError, did_you_mean
 from dlrun.registry import REGISTRIES
 from dlrun.sweep.space import plain
@@ -57,6 +57,7 @@ class Composed:
         problems: what went wrong on the way: overrides that do not parse, options that do not exist.
         broken: values that cannot be resolved, with what is wrong; they are null in the tree.
         axes: path of a value -> the distribution that stood in its place; the tree has what it is without it.
+        file: the user's file; None for a recipe or the defaults.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Composed:
     problems: tuple[str, ...] = ()
     broken: Mapping[KeyPath, str] = field(default_factory=dict)
     axes: Mapping[str, WrittenAxis] = field(default_factory=dict)
+    file: Path | None = None
 
 
 def recipes() -> list[str]:
@@ -72,7 +74,9 @@ def recipes() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
-def compose(config: str | None, overrides: Sequence[str], values: Sequence[Layer] = ()) -> Composed:
+def compose(
+    config: str | None, overrides: Sequence[str], values: Sequence[Layer] = (), origin: Origin | None = None
+) -> Composed:
     """Compose an experiment.
 
     Args:
@@ -80,11 +84,13 @@ def compose(config: str | None, overrides: Sequence[str], values: Sequence[Layer
             defaults if an override chooses other data than the recipe's.
         overrides: ``key=value`` in Hydra's syntax.
         values: layers on top of all: the values of a trial.
+        origin: where that was which is composed again; None for here and now.
 
     Raises:
         ConfigError: for files that cannot be read. Problems with single values are collected in the result instead.
     """
     recipe = RECIPES / f"{DEFAULT_RECIPE}.yaml"
+    config = config if origin is None else origin.config
     path = recipe if config is None else _find(config, Path.cwd(), f"config={config}")
     # runs/<name>/config.yaml: the folder says more than the file.
     name = path.parent.name if path.stem == "config" else path.stem
@@ -93,6 +99,9 @@ def compose(config: str | None, overrides: Sequence[str], values: Sequence[Layer
     folders = list(dict.fromkeys(layer.base for layer in reversed(files) if layer.base is not None))
     typed, wrong = parse_overrides(overrides)
     problems += wrong
+    if origin is not None:
+        origin.settle(files)
+        origin.settle_words(typed)
     axes = take_axes([*files, *typed])
     typed += values
     for layer in [*files, *typed]:
@@ -106,9 +115,22 @@ def compose(config: str | None, overrides: Sequence[str], values: Sequence[Layer
     debug = choices.pop(DEBUG, "")
     modes = [replace(option_layer(DEBUG, debug, folders), soft=True)] if debug else []
     _drop_replaced(files, [*modes, *typed])
-    provenance = Provenance((*compose_groups(choices, folders), *files, *modes, *typed))
+    chosen = compose_groups(choices, folders)
+    if origin is not None:
+        origin.settle([*chosen, *modes, *values])
+    provenance = Provenance((*chosen, *files, *modes, *typed))
     tree, broken = merge(provenance)
-    return Composed(name, tree, provenance, tuple(problems), broken, axes)
+    return Composed(
+        name, tree, provenance, tuple(problems), broken, axes, None if path.parent.samefile(RECIPES) else path
+    )
+
+
+def user_files(composed: Composed) -> list[Path]:
+    """The user's own files that a composition reads, or would read if other components were chosen."""
+    files = [layer.file for layer in composed.provenance.layers if layer.file is not None]
+    folders = dict.fromkeys(file.parent for file in files)
+    own = [path for folder in folders for group in groups() for path in sorted((folder / group).glob("*.yaml"))]
+    return list(dict.fromkeys([*files, *own]))
 
 
 def value_layer(key: str, value: Any, label: str = "") -> Layer:
@@ -240,7 +262,7 @@ def _read_chain(path: Path, chain: tuple[Path, ...] = ()) -> tuple[list[Layer], 
     recipe = path.parent.samefile(RECIPES)
     label = f"recipes/{path.name}" if recipe else display_path(path)
     tree, lines = read_yaml(path, label)
-    layer = Layer(label, tree, None if recipe else path.parent, lines)
+    layer = Layer(label, tree, None if recipe else path.parent, lines, file=None if recipe else path)
     layers: list[Layer] = []
     problems: list[str] = []
     defaults = tree.pop("defaults", None)

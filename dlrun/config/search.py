@@ -11,6 +11,7 @@ from dlrun.config.compose import Composed, compose, value_layer, with_values
 from dlrun.config.groups import groups
 from dlrun.config.load import finish, load_plugins
 from dlrun.config.schema import Config, SweepConfig
+from dlrun.config.sources import Origin
 from dlrun.config.validate import validate_sweep
 from dlrun.errors import ConfigError
 from dlrun.sweep.space import (
@@ -37,6 +38,7 @@ class Search:
         composed: the configuration without the axes.
         origins: key of an axis -> where it was written.
         warnings: what is most likely not meant.
+        origin: where files and words were, of a search that goes on.
     """
 
     config: str | None
@@ -46,6 +48,7 @@ class Search:
     composed: Composed
     origins: Mapping[str, str]
     warnings: tuple[str, ...] = ()
+    origin: Origin | None = None
     _bases: dict[tuple[tuple[str, str], ...], Composed] = field(default_factory=dict, repr=False)
 
     @property
@@ -76,21 +79,22 @@ class Search:
         key = tuple((name, str(value)) for name, value in chosen.items())
         if key not in self._bases:
             layers = [value_layer(name, value, self.origins.get(name, "")) for name, value in chosen.items()]
-            self._bases[key] = compose(self.config, self.overrides, layers)
+            self._bases[key] = compose(self.config, self.overrides, layers, self.origin)
         return self._bases[key]
 
 
-def load_search(config: str | None, overrides: Sequence[str]) -> Search:
+def load_search(config: str | None, overrides: Sequence[str], origin: Origin | None = None) -> Search:
     """Compose, read the axes, and check both ends of each (every value of a choice) against the schema.
 
     Args:
         config: name of a recipe, path of a YAML file, or None for the defaults.
         overrides: ``key=value`` in Hydra's syntax; the values may be distributions.
+        origin: where both were, of a search that goes on; None for here and now.
 
     Raises:
         ConfigError: listing every problem found, before any trial is started.
     """
-    composed = compose(config, overrides)
+    composed = compose(config, overrides, origin=origin)
     load_plugins(composed)
     axes, problems = _parse(composed.axes)
     try:
@@ -111,7 +115,7 @@ def load_search(config: str | None, overrides: Sequence[str]) -> Search:
     except ValueError as error:
         raise ConfigError([f"sweep.space: {error}"]) from None
     origins = {key: axis.where for key, axis in composed.axes.items()}
-    search = Search(config, tuple(overrides), settings, space, replace(composed, problems=()), origins)
+    search = Search(config, tuple(overrides), settings, space, replace(composed, problems=()), origins, origin=origin)
     found = [*composed.problems, *_check_single(search), *check_space(search)]
     if found:
         raise ConfigError(list(dict.fromkeys(found)))

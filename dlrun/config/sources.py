@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +31,7 @@ class Layer:
         typed: whether it is an override of the command line.
         soft: whether its options that the chosen component does not have are left out, instead of being a problem.
         saved: whether dlrun itself wrote it, into a run folder or a checkpoint that may come from somebody else.
+        file: the user's file that it is.
     """
 
     label: str
@@ -41,6 +42,7 @@ class Layer:
     typed: bool = False
     soft: bool = False
     saved: bool = False
+    file: Path | None = None
 
     def where(self, path: KeyPath) -> str:
         """``file:line`` of the key (or of its nearest parent), or the override as typed."""
@@ -62,6 +64,43 @@ class Layer:
                 return False
             node = node[key]
         return True
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where files and words were that are read again, maybe in another folder, and maybe from copies.
+
+    Attributes:
+        config: what stands for the ``config=`` of that time.
+        folder: the current folder of that time.
+        folders: the same of each override; those behind them are typed now.
+        copies: folder of copies, each below the absolute path of its file; None if the files themselves are read.
+    """
+
+    config: str | None
+    folder: Path
+    folders: tuple[Path, ...] = ()
+    copies: Path | None = None
+
+    def settle(self, layers: Sequence[Layer]) -> None:
+        """Let relative paths and messages mean the files and the folder of that time."""
+        for layer in layers:
+            if layer.base is None:
+                layer.base = self.folder
+            elif self.copies is not None and layer.base.is_relative_to(self.copies):
+                shown = Path(layer.label)
+                layer.base = self.original(layer.base)
+                layer.label = display_path(layer.base / shown.name) if shown.suffix else layer.label
+
+    def settle_words(self, layers: Sequence[Layer]) -> None:
+        """The same for the overrides, in their order."""
+        for layer, folder in zip(layers, self.folders, strict=False):
+            layer.base = folder
+
+    def original(self, path: Path) -> Path:
+        """The file or folder that a copy stands for."""
+        assert self.copies is not None
+        return Path("/") / path.relative_to(self.copies)
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,16 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from dlrun.addresses import masked
+from dlrun.config.compose import RECIPES, user_files
 from dlrun.config.search import Search
+from dlrun.config.sources import Origin, display_path
 from dlrun.errors import UserError
 from dlrun.runfolder import FolderInUse, RunFolder
 from dlrun.yaml_text import as_yaml
@@ -25,6 +27,8 @@ log = logging.getLogger("dlrun")
 
 PLAN = "sweep.yaml"
 JOURNAL = "journal.log"
+FILES = "files"
+"""Folder of a sweep that holds copies of the user's files, each below its absolute path."""
 _LOST = "restore it from a copy, or start a new sweep; the trials are runs like any other"
 FREE = (
     "trials",
@@ -53,11 +57,13 @@ class Saved:
     Attributes:
         config: the ``config=`` of the command; None for the defaults.
         overrides: its other words.
-        cwd: the folder it was started in, against which relative paths of the words were resolved.
+        cwd: the folder it was started in.
         base: the configuration without the axes.
         space: key -> distribution.
         settings: the section ``sweep``.
         threads: CPU threads of each trial.
+        file: the user's file that ``config`` named; None for a recipe or the defaults.
+        folders: of each override, the current folder when it was typed: relative paths are resolved against it.
     """
 
     config: str | None
@@ -67,6 +73,26 @@ class Saved:
     space: Mapping[str, str]
     settings: Mapping[str, Any]
     threads: int
+    file: str | None = None
+    folders: tuple[str, ...] = ()
+
+    def origin(self, path: Path, *, anew: bool) -> Origin:
+        """From where the sweep in the folder ``path`` is composed again.
+
+        Args:
+            path: of the sweep's folder, absolute.
+            anew: whether from the user's files as they are now, if they are there, and not from their copies.
+        """
+        folder, folders = Path(self.cwd), tuple(map(Path, self.folders))
+        if self.file is None:
+            # In this folder a file may have the name of the recipe.
+            config = self.config if self.config is None else str(RECIPES / f"{self.config}.yaml")
+            return Origin(config, folder, folders)
+        file = Path(self.file)
+        copy = path / FILES / file.relative_to("/")
+        if not copy.is_file() or (anew and file.is_file()):
+            return Origin(self.file, folder, folders)
+        return Origin(str(copy), folder, folders, path / FILES)
 
 
 def create(search: Search) -> RunFolder:
@@ -113,29 +139,53 @@ def describe(search: Search) -> dict[str, Any]:
 
 
 def write(folder: RunFolder, search: Search, threads: int) -> None:
-    """Write down what lets the sweep go on.
+    """Write down what lets the sweep go on, from any folder and whatever becomes of the user's files.
 
     Raises:
         UserError: if it cannot be written.
     """
+    origin, file = search.origin, search.composed.file
+    copied = origin is not None and origin.copies is not None
+    known = () if origin is None else origin.folders
+    cwd = Path.cwd()
     tree = {
         "config": search.config,
+        "file": origin.original(file) if origin is not None and copied and file is not None else file,
         "overrides": list(search.overrides),
-        "cwd": str(Path.cwd()),
+        "folders": [str(place) for place in known] + [str(cwd)] * (len(search.overrides) - len(known)),
+        "cwd": str(cwd if origin is None else origin.folder),
         **describe(search),
         "threads": threads,
     }
-    text = as_yaml(json.loads(json.dumps(tree, default=str)))
     try:
-        # A resume needs the password of the database; nobody else does.
-        before = os.umask(0o077) if masked(text) != text else None
-        try:
-            folder.write_text(PLAN, text)
-        finally:
-            if before is not None:
-                os.umask(before)
+        if not copied:
+            for path in user_files(search.composed):
+                copy = folder.path / FILES / path.relative_to("/")
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                _write_private(copy, path.read_text(encoding="utf-8"))
+        _write_private(folder.path / PLAN, as_yaml(json.loads(json.dumps(tree, default=str))))
     except OSError as error:
         raise UserError(f"sweep folder {folder.path}: cannot be written: {error.strerror}") from None
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a file that others may not read if there is a password in it: a resume needs it, nobody else does."""
+    before = os.umask(0o077) if masked(text) != text else None
+    try:
+        RunFolder(path.parent).write_text(path.name, text)
+    finally:
+        if before is not None:
+            os.umask(before)
+
+
+def tell_changed_files(path: Path) -> None:
+    """Say which of the user's files are no longer what the sweep in the folder ``path`` was begun with."""
+    copies = path / FILES
+    for copy in sorted(copies.rglob("*.y*ml")):
+        original = Path("/") / copy.relative_to(copies)
+        if not original.is_file() or original.read_bytes() != copy.read_bytes():
+            what = "was changed" if original.is_file() else "is gone"
+            log.info("%s %s since the sweep began, which goes on with its copy of it", display_path(original), what)
 
 
 def read(path: Path) -> Saved:
@@ -157,11 +207,12 @@ def read(path: Path) -> Saved:
         raise UserError(f"{plan}: is not valid YAML: {' '.join(str(error).split())}; {_LOST}") from None
     except OSError as error:
         raise UserError(f"{plan}: cannot be read: {error.strerror}") from None
-    names = [item.name for item in fields(Saved)]
-    missing = [name for name in names if name not in tree] if isinstance(tree, dict) else names
+    needed = [item.name for item in fields(Saved) if item.default is MISSING]
+    missing = [name for name in needed if name not in tree] if isinstance(tree, dict) else needed
     if missing:
         raise UserError(f"{plan}: is not what dlrun sweep wrote: it has no {', '.join(missing)}; {_LOST}")
-    return Saved(**{name: tree[name] for name in names} | {"overrides": tuple(tree["overrides"])})
+    known = {item.name: tree[item.name] for item in fields(Saved) if item.name in tree}
+    return Saved(**known | {key: tuple(known[key]) for key in ("overrides", "folders") if key in known})
 
 
 def lock(folder: RunFolder) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import os
 import shlex
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -66,7 +67,8 @@ def best_config(search: Search, folder: RunFolder, outcome: Outcome, record: Rec
     kept, own = dict(base["callbacks"]), trial["callbacks"]
     callbacks = {name: kept.get(name) if name in QUIET else own.get(name) for name in {**kept, **own}}
     tree = {**trial, "callbacks": callbacks, "device": base["device"]}
-    tree["run"] = {**trial["run"], **base["run"], "root": str(place / base["run"]["root"])}
+    root = os.path.normpath(place / Path(base["run"]["root"]).expanduser())
+    tree["run"] = {**trial["run"], **base["run"], "root": root}
     for path, value in record.changed.items():
         section, _, key = path.partition(".")
         tree[section] = {**tree[section], key: value}
