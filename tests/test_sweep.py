@@ -23,6 +23,8 @@ from dlrun.errors import ConfigError
 from dlrun.runfolder import RunFolder
 from dlrun.sweep.check import check_sweep
 from dlrun.sweep.journal import Journal
+from dlrun.sweep.record import Trial, Watch
+from dlrun.sweep.trial import run_trial
 
 PLUGIN = '''
 import os, signal, time
@@ -91,7 +93,7 @@ def rows(home: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def start(home: Path, *words: str) -> subprocess.Popen[str]:
+def start(home: Path, *words: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "dlrun", "sweep", *words],
         cwd=home,
@@ -99,6 +101,7 @@ def start(home: Path, *words: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        env=environment,
     )
 
 
@@ -332,17 +335,60 @@ def _wait_for(home: Path, pattern: str) -> None:
         time.sleep(0.02)
 
 
+TORN = '''
+
+if os.environ.get("TORN"):
+    import json
+    from dlrun.sweep.journal import Journal
+
+    whole, left = Journal.append_logs, int(os.environ["TORN"])
+
+    def torn(self, logs):
+        """Die in the middle of a write."""
+        global left
+        left -= 1
+        if left:
+            return whole(self, logs)
+        text = "".join(json.dumps(entry) + chr(10) for entry in logs)
+        self._lock.acquire()
+        self._mend()
+        with self._journal.open("ab") as file:
+            file.write(text.encode()[: len(text) // 2])
+        os.killpg(0, signal.SIGKILL)
+
+    Journal.append_logs = torn
+'''
+
+
+def _progress(home: Path) -> tuple[float, int]:
+    """What grows while trials run: the newest checkpoint, and the readings of all of them."""
+    trials = list(home.glob("sweeps/*/trials/*"))
+    checkpoints = [path.stat().st_mtime_ns for trial in trials for path in trial.glob("checkpoints/*.pt")]
+    return max(checkpoints, default=0), sum(path.stat().st_size for t in trials for path in t.glob("metrics.jsonl"))
+
+
 def _killed_and_resumed(home: Path, words: Sequence[str], kills: int, seed: int) -> None:
-    """Kill the whole sweep at random moments, resuming each time; at last let it end."""
+    """Kill the whole sweep while trials run, every third time in the middle of a journal write; at last let it end."""
     moments = random.Random(seed)
+    for kill in range(kills):
+        before = _progress(home)
+        torn = kill % 3 == 2
+        environment = {**os.environ, "TORN": str(moments.randint(2, 8))} if torn else None
+        process = start(home, *words, environment=environment)
+        if not torn:
+            deadline = time.monotonic() + 120
+            while _progress(home) == before:
+                assert process.poll() is None, process.communicate()
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
+            time.sleep(moments.uniform(0, 0.3))
+            os.killpg(process.pid, signal.SIGKILL)
+        out, _ = process.communicate(timeout=120)
+        assert process.returncode == -signal.SIGKILL, out
+        if torn:
+            assert not (folder(home) / "journal.log").read_bytes().endswith(b"\n")
+        words = [f"resume={folder(home)}"]
     process = start(home, *words)
-    for _ in range(kills):
-        if not list(home.glob("sweeps/*/sweep.yaml")):
-            _wait_for(home, "config.yaml")
-        time.sleep(moments.uniform(0, 2.5))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        process = start(home, f"resume={folder(home)}")
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0, out
 
@@ -357,36 +403,43 @@ KILLED = (
     "callbacks.trouble.kind=slow",
     "optimizer.lr=log(1e-3, 1)",
     "optimizer.weight_decay=log(1e-5, 1e-2)",
-    "sweep.trials=4",
 )
 
 
 @pytest.mark.parametrize("jobs", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_kill_and_resume_gives_the_same_sweep(tmp_path: Path, jobs: int) -> None:
-    _compare_killed(tmp_path, jobs, kills=1, seed=jobs)
+    _compare_killed(tmp_path, 1, jobs, "sweep.trials=4", f"sweep.jobs={jobs}")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_twenty_kills_give_the_same_sweep(tmp_path: Path, jobs: int) -> None:
-    _compare_killed(tmp_path, jobs, kills=20, seed=10 + jobs)
+@pytest.mark.parametrize(
+    ("jobs", "words"),
+    [
+        (1, ("sweep.trials=12", "trainer.epochs=6")),
+        (2, ("sweep.trials=16", "trainer.epochs=6")),
+        # Which trials go on depends on their order, which is that of one job.
+        (1, ("sweep.trials=27", "trainer.epochs=9", "sweep.prune=halving")),
+    ],
+)
+def test_twenty_kills_give_the_same_sweep(tmp_path: Path, jobs: int, words: tuple[str, ...]) -> None:
+    _compare_killed(tmp_path, 20, 10 + jobs, *words, f"sweep.jobs={jobs}")
 
 
-def _compare_killed(tmp_path: Path, jobs: int, kills: int, seed: int) -> None:
+def _compare_killed(tmp_path: Path, kills: int, seed: int, *words: str) -> None:
     homes = [tmp_path / name for name in ("whole", "killed")]
     for home in homes:
         home.mkdir()
-        (home / "trouble.py").write_text(PLUGIN)
-    whole = start(homes[0], *KILLED, f"sweep.jobs={jobs}")
+        (home / "trouble.py").write_text(PLUGIN + TORN)
+    whole = start(homes[0], *KILLED, *words)
     out, _ = whole.communicate(timeout=300)
     assert whole.returncode == 0, out
-    _killed_and_resumed(homes[1], [*KILLED, f"sweep.jobs={jobs}"], kills, seed)
+    _killed_and_resumed(homes[1], [*KILLED, *words], kills, seed)
     assert _table(homes[0]) == _table(homes[1])
     metrics = [
         {path.parent.name: path.read_bytes() for path in home.glob("sweeps/*/trials/*/metrics.jsonl")} for home in homes
     ]
     assert metrics[0] == metrics[1]
-    assert len(metrics[0]) == 4
+    assert len(metrics[0]) == len(_table(homes[0]))
 
 
 def test_a_torn_journal_line_is_mended(home: Path) -> None:
@@ -498,6 +551,24 @@ def test_a_sweep_in_use_is_told(home: Path, capsys: pytest.CaptureFixture[str]) 
     error = capsys.readouterr().err
     assert "sweep folder" in error
     assert f"another dlrun process (pid {os.getpid()}) works in it" in error
+
+
+def test_nothing_is_written_into_a_folder_that_another_trial_is_training_in(home: Path) -> None:
+    search = load_search(None, [*TINY, "optimizer.lr=log(1e-3, 1)"])
+    path = home / "trial"
+    path.mkdir()
+    config = search.trial({"optimizer.lr": 0.1}).to_tree()
+    held = RunFolder(path)
+    held.lock()
+    try:
+        record = run_trial(
+            Trial(1, 1, {"optimizer.lr": 0.1}, config, str(path), Watch("val/loss", "min", None)), lambda *asked: "go"
+        )
+    finally:
+        held.unlock()
+    assert record.status == "failed"
+    assert "another dlrun process" in record.reason
+    assert {item.name for item in path.iterdir()} <= {".lock", "checkpoints"}
 
 
 @pytest.mark.parametrize(

@@ -319,3 +319,35 @@ def test_slots_that_nobody_has_begun_are_renewed(ledgers: Any) -> None:
     for ticket in taken:
         assert again.finish(ticket, _record(ticket))
     assert sorted(again.records()) == [1, 2, 3, 4]
+
+
+def test_a_journal_that_ends_anywhere_gives_each_trial_once(tmp_path: Path) -> None:
+    def begin(path: Path) -> Ledger:
+        ledger = Ledger(open_storage(None, path), "study", SPACE, "min", "random", 0)
+        ledger.plan(1, VALUES)
+        ledger.recover()
+        return ledger
+
+    one = begin(tmp_path)
+    for _ in range(2):
+        ticket = one.take()
+        assert ticket is not None
+        one.finish(ticket, _record(ticket))
+    ticket = one.take()
+    assert ticket is not None
+    waits = replace(_record(ticket), status="paused", epochs=1.0)
+    one.pause(ticket, waits)
+    one.release(ticket, waits, 1.0)
+    whole = (tmp_path / "journal.log").read_bytes()
+    for end in range(0, len(whole), 131):
+        path = tmp_path / str(end)
+        path.mkdir()
+        (path / "journal.log").write_bytes(whole[:end])
+        again = begin(path)
+        taken = []
+        while (found := again.take()) is not None:
+            taken.append(found.number)
+            assert found.values == VALUES[found.number - 1]
+            assert again.finish(found, _record(found))
+        assert len(set(taken)) == len(taken)
+        assert sorted(again.records()) == [1, 2, 3, 4]

@@ -229,6 +229,23 @@ def test_decisions_do_not_depend_on_kills(
         assert _table(tmp_path / f"killed{moment}") == whole, moment
 
 
+def test_what_nobody_has_begun_is_drawn_from_the_extended_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    left = _pretend(monkeypatch, {})
+    # Three epochs are ten events: the second trial is begun.
+    left[0] = 14
+    with pytest.raises(Killed):
+        main(_sweep("sweeps", "sweep.trials=4", "trainer.epochs=3"))
+    (folder,) = (tmp_path / "sweeps").iterdir()
+    left[0] = 10**9
+    assert main(["sweep", f"resume={folder}", "optimizer.lr=log(10, 100)", "extend=true"]) == 0
+    rows = _table(tmp_path / "sweeps")
+    assert [float(row["optimizer.lr"]) >= 10 for row in rows] == [False, False, True, True]
+    assert [row["status"] for row in rows] == ["ok"] * 4
+
+
 @pytest.mark.parametrize(("trials", "epochs"), [(2, 3), (4, 28), (8, 9)])
 def test_halving_ends_with_a_trial_that_was_trained_to_its_end(
     tmp_path: Path, trials: int, epochs: int, monkeypatch: pytest.MonkeyPatch

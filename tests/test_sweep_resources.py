@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import statistics
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from dlrun.sweep.conduct import automatic_jobs, devices
+from dlrun.sweep.conduct import automatic_jobs, cores, devices
 from dlrun.sweep.record import Trial, Watch
 from dlrun.sweep.runner import PoolRunner
 
@@ -107,6 +108,13 @@ def test_trials_are_divided_among_the_gpus(
     assert devices(search) == expected
     if expected:
         assert automatic_jobs(search) == count
+
+
+def test_jobs_are_as_many_as_the_cores_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    search: Any = SimpleNamespace(composed=SimpleNamespace(tree={"device": "cpu"}))
+    for allowed in (1, 3):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid, allowed=allowed: set(range(allowed)), raising=False)
+        assert (cores(), automatic_jobs(search)) == (allowed, allowed)
 
 
 class Line:

@@ -96,7 +96,8 @@ class Work:
             if conductor.outcome.stopped:
                 self._ledger.give_back(self._tickets[record.number])
             else:
-                self._finish(replace(record, status="pruned"))
+                reason = f"others did better after {record.epochs:g} epochs"
+                self._finish(replace(record, status="pruned", reason=reason))
         self._paused.clear()
 
     def _others(self) -> bool:
