@@ -63,8 +63,10 @@ def _mean(outcome: Outcome) -> str:
 def _state(search: Search, outcome: Outcome, *, running: bool) -> str:
     listed = _ended(outcome.records)
     again = read_confirm(search.settings)
-    planned = sum(stage.trials for stage in read_stages(search.settings))
-    planned += 0 if again is None else again[0] * again[1]
+    # A grid may have fewer points than there may be trials, and fewer trials may be worth to be confirmed.
+    begun = {result.stage.number: result.stage.trials for result in outcome.stages}
+    planned = sum(begun.pop(stage.number, stage.trials) for stage in read_stages(search.settings))
+    planned += sum(begun.values()) or (0 if again is None else again[0] * again[1])
     if running:
         return (
             f"Running: {len(outcome.records)} of {planned} trials are over ({listed}). The sweep writes this file "
