@@ -16,9 +16,10 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
 
 from dlrun.sweep import pulse
-from dlrun.sweep.ledger import Ledger, Ticket
+from dlrun.sweep.ledger import Ledger
 from dlrun.sweep.notation import parse_axis
 from dlrun.sweep.record import Record
+from dlrun.sweep.slot import Ticket
 from dlrun.sweep.storage import open_storage
 
 SPACE = (parse_axis("lr", "log(1e-3, 1)"),)

@@ -197,8 +197,8 @@ def _sweep(root: str, *words: str) -> list[str]:
 @pytest.mark.parametrize(
     ("prune", "moments"),
     [
-        ("halving", range(1, 60, 9)),
-        ("median", range(4, 120, 29)),
+        ("halving", (7, 23, 50)),
+        ("median", (40, 90)),
         *(pytest.param(prune, range(0, 200, 4), marks=pytest.mark.slow) for prune in ("halving", "median")),
     ],
 )
@@ -261,7 +261,7 @@ def test_halving_ends_with_a_trial_that_was_trained_to_its_end(
     assert len(list(tmp_path.glob("sweeps/*/best.yaml"))) == 1
 
 
-@pytest.mark.parametrize("moments", [(3, 14), pytest.param(range(100), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("moments", [(14,), pytest.param(range(100), marks=pytest.mark.slow)])
 def test_trained_trials_do_not_depend_on_kills_either(
     tmp_path: Path, moments: Sequence[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

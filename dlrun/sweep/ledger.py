@@ -12,56 +12,29 @@ A paused trial is a slot that is taken, with the mark ``paused``; one that was p
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
 from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
-from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from dlrun.sweep.plan import digest, stream
 from dlrun.sweep.pulse import Pulse
 from dlrun.sweep.record import Record
-from dlrun.sweep.space import Axis, Choice, Space, active, in_order, plain
+from dlrun.sweep.sampler import choose, placed, sampler
+from dlrun.sweep.slot import Ticket, fitting, ticket_of, urgency, waits
+from dlrun.sweep.space import Space, in_order
 
-# What Optuna warns of (parameters that depend on others are drawn one by one) is meant.
-optuna.logging.set_verbosity(optuna.logging.ERROR)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 _PLANNING_SECONDS = 60.0
 _ALIVE = "alive "
-_MOST_BYTES = 60_000
-
-
-@dataclass(frozen=True)
-class Ticket:
-    """A slot that this process has taken.
-
-    Attributes:
-        number: of the trial in the sweep, from 1.
-        values: path -> value.
-        resumed: whether it was begun before.
-        paused: how far it came, if it waits for others to turn out worse.
-    """
-
-    number: int
-    values: Mapping[str, Any]
-    resumed: bool
-    trial_id: int
-    paused: Record | None = None
 
 
 class Ledger:
@@ -94,7 +67,7 @@ class Ledger:
         home: str | None = None,
     ) -> None:
         self.space, self._home = in_order(space), home
-        self._name, self._search, self._seed = name, search, seed
+        self._search, self._seed = search, seed
         self._owner = f"{home}:{uuid.uuid4().hex[:8]}"
         self._planned: dict[int, Mapping[str, Any] | None] = {}
         self._held: set[int] = set()
@@ -188,7 +161,7 @@ class Ledger:
             if self._home is None or (owner or "").startswith(f"{self._home}:"):
                 found += 1
                 self._hold(trial._trial_id)
-                self._returned.append(_ticket(trial, resumed=True))
+                self._returned.append(ticket_of(trial, resumed=True))
             elif self._dead(trial, owner, signs) and self._close(trial):
                 found += 1
                 self._enqueue(number, trial.user_attrs.get("values"), resumed=True, marks=trial.user_attrs)
@@ -204,7 +177,7 @@ class Ledger:
             self._returned.sort(key=lambda ticket: (ticket.paused is None, ticket.number))
             return self._with_values(self._returned.pop(0))
         while waiting := self._waiting():
-            trial = min(waiting, key=_urgency)
+            trial = min(waiting, key=urgency)
             try:
                 taken = self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
             except UpdateFinishedTrialError:
@@ -216,12 +189,12 @@ class Ledger:
             if self._redundant(trial._trial_id, trial.user_attrs["number"]):
                 self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
                 continue
-            return self._with_values(_ticket(trial, resumed=bool(trial.user_attrs.get("resumed"))))
+            return self._with_values(ticket_of(trial, resumed=bool(trial.user_attrs.get("resumed"))))
         return None
 
     def pause(self, ticket: Ticket, record: Record) -> None:
         """Write down how far a trial came that waits for others to turn out worse."""
-        self._storage.set_trial_user_attr(ticket.trial_id, "paused", _fitting(record))
+        self._storage.set_trial_user_attr(ticket.trial_id, "paused", fitting(record))
 
     def release(self, ticket: Ticket, record: Record, epochs: float) -> None:
         """A trial that paused with ``record`` goes on beyond so many epochs."""
@@ -229,7 +202,7 @@ class Ledger:
 
     def paused(self) -> list[Record]:
         """The trials that are paused, here or elsewhere."""
-        return [record for trial in self._unfinished() if (record := _waits(trial)) is not None]
+        return [record for trial in self._unfinished() if (record := waits(trial)) is not None]
 
     def released(self) -> dict[int, float]:
         """Number -> the epochs beyond which a trial was allowed to go that had been paused."""
@@ -240,7 +213,7 @@ class Ledger:
         """Return a slot that was not finished: to others if there are any, else to the next :meth:`take` or start."""
         trial = self._storage.get_trial(ticket.trial_id)
         if self._home is None:
-            self._returned.append(replace(ticket, resumed=True, paused=_waits(trial)))
+            self._returned.append(replace(ticket, resumed=True, paused=waits(trial)))
         elif self._close(trial):
             self._enqueue(ticket.number, ticket.values, resumed=True, marks=trial.user_attrs)
 
@@ -253,7 +226,7 @@ class Ledger:
             known = record.status in ("ok", "diverged", "pruned")
             state, scores = TrialState.PRUNED if known else TrialState.FAIL, None
         try:
-            self._storage.set_trial_user_attr(ticket.trial_id, "record", _fitting(record))
+            self._storage.set_trial_user_attr(ticket.trial_id, "record", fitting(record))
             self._storage.set_trial_state_values(ticket.trial_id, state, scores)
         except UpdateFinishedTrialError:
             return False
@@ -270,7 +243,7 @@ class Ledger:
 
     def running(self) -> int:
         """Trials that somebody trains."""
-        return sum(trial.state == TrialState.RUNNING and _waits(trial) is None for trial in self._unfinished())
+        return sum(trial.state == TrialState.RUNNING and waits(trial) is None for trial in self._unfinished())
 
     def waiting(self) -> int:
         """Slots that nobody has taken."""
@@ -303,17 +276,7 @@ class Ledger:
     def _enqueue(
         self, number: int, values: Mapping[str, Any] | None, *, resumed: bool, marks: Mapping[str, Any] | None = None
     ) -> None:
-        params: dict[str, Any] = {}
-        distributions: dict[str, BaseDistribution] = {}
-        for axis in self.space:
-            if values is not None and axis.key in values:
-                name, distribution = _named(axis)
-                try:
-                    params[name] = _encoded(axis, values[axis.key])
-                except ValueError:
-                    # The space was extended meanwhile: the trial counts, but the sampler cannot place it.
-                    continue
-                distributions[name] = distribution
+        params, distributions = placed(self.space, values or {})
         known: dict[str, Any] = {"number": number, "resumed": resumed}
         if values is not None:
             known["values"] = dict(values)
@@ -332,21 +295,10 @@ class Ledger:
         """The ticket with what the sampler chooses, if the slot has no values."""
         known = self._storage.get_trial(ticket.trial_id).user_attrs.get("values")
         if known is None:
-            known = self._choose(ticket)
+            seed = int(stream(self._seed, ticket.number).integers(2**31))
+            known = choose(self._study, ticket.trial_id, self.space, self._fixed, sampler(self._search, seed))
             self._storage.set_trial_user_attr(ticket.trial_id, "values", known)
         return replace(ticket, values=known)
-
-    def _choose(self, ticket: Ticket) -> dict[str, Any]:
-        sampler = _sampler(self._search, int(stream(self._seed, ticket.number).integers(2**31)))
-        # A study of its own keeps none of the trials that were known before.
-        trial = optuna.Trial(optuna.Study(self._name, self._study._storage, sampler=sampler), ticket.trial_id)
-        values: dict[str, Any] = {}
-        for axis in self.space:
-            if not active(axis, values, self._fixed):
-                continue
-            name, distribution = _named(axis)
-            values[axis.key] = _decoded(axis, trial._suggest(name, distribution))
-        return values
 
     @property
     def _fixed(self) -> Mapping[str, Any]:
@@ -395,64 +347,3 @@ class Ledger:
                 return False
             time.sleep(0.2)
         return True
-
-
-def _ticket(trial: FrozenTrial, *, resumed: bool) -> Ticket:
-    known = trial.user_attrs
-    return Ticket(known["number"], known.get("values", {}), resumed, trial._trial_id, _waits(trial))
-
-
-def _urgency(trial: FrozenTrial) -> tuple[bool, bool, int]:
-    return _waits(trial) is None, not trial.user_attrs.get("resumed"), trial._trial_id
-
-
-def _waits(trial: FrozenTrial) -> Record | None:
-    """How far a trial came that is paused; None if it is not, or was released since."""
-    paused, released = trial.user_attrs.get("paused"), trial.user_attrs.get("released")
-    if not paused or (released and released[1] >= paused["epochs"]):
-        return None
-    return Record.from_plain(paused)
-
-
-def _fitting(record: Record) -> dict[str, Any]:
-    """A record that a database's column takes; of a curve that is too long every second point is left out."""
-    while len(json.dumps(record.to_plain())) > _MOST_BYTES and len(record.curve) > 2:
-        record = replace(record, curve=(*record.curve[:-1:2], record.curve[-1]))
-    return record.to_plain()
-
-
-def _sampler(search: str, seed: int) -> BaseSampler:
-    if search == "gp":
-        return optuna.samplers.GPSampler(seed=seed)
-    if search == "tpe":
-        return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
-    return optuna.samplers.RandomSampler(seed=seed)
-
-
-def _named(axis: Axis) -> tuple[str, BaseDistribution]:
-    """Name and distribution of an axis for Optuna: a logit scale, which it has not, as the position on the axis."""
-    spread = axis.distribution
-    if isinstance(spread, Choice):
-        return axis.key, CategoricalDistribution([_encoded(axis, value) for value in spread.values])
-    if spread.scale == "logit":
-        return f"position of {axis.key}", FloatDistribution(0.0, 1.0)
-    if spread.integer:
-        return axis.key, IntDistribution(int(spread.low), int(spread.high), log=spread.scale == "log")
-    return axis.key, FloatDistribution(spread.low, spread.high, log=spread.scale == "log")
-
-
-def _encoded(axis: Axis, value: Any) -> Any:
-    spread = axis.distribution
-    position = spread.position(value)
-    if isinstance(spread, Choice):
-        return value if value is None or isinstance(value, (bool, int, float, str)) else json.dumps(value)
-    return position if spread.scale == "logit" else value
-
-
-def _decoded(axis: Axis, value: Any) -> Any:
-    spread = axis.distribution
-    if isinstance(spread, Choice):
-        return next(known for known in spread.values if plain(_encoded(axis, known)) == plain(value))
-    if spread.scale == "logit":
-        return spread.at(value)
-    return spread.at(spread.position(value))

@@ -13,12 +13,13 @@ import yaml
 
 from dlrun.errors import ConfigError
 from dlrun.sweep.confirm import SEED
-from dlrun.sweep.ledger import Ledger, Ticket
+from dlrun.sweep.ledger import Ledger
 from dlrun.sweep.outcome import StageResult
 from dlrun.sweep.plan import digest
 from dlrun.sweep.pruning import Advisor, Halving, MedianRule, NoPruning
 from dlrun.sweep.record import Record, Trial, Watch
 from dlrun.sweep.runner import Pack
+from dlrun.sweep.slot import Ticket
 from dlrun.sweep.trial import Advise
 
 if TYPE_CHECKING:
