@@ -24,7 +24,8 @@ from dlrun.runfolder import RunFolder
 from dlrun.sweep.check import check_sweep
 from dlrun.sweep.journal import Journal
 from dlrun.sweep.record import Trial, Watch
-from dlrun.sweep.trial import run_trial
+from dlrun.sweep.trial import _Watcher, run_trial
+from dlrun.train.fit import Callback, Fit
 
 PLUGIN = '''
 import os, signal, time
@@ -36,7 +37,7 @@ from dlrun.train.fit import Callback
 class trouble(Callback):
     """Does what a trial should not do."""
     def __init__(
-        self, *, kind: Literal["none", "raise", "exit", "memory", "killed", "hang", "nan", "slow"] = "none"
+        self, *, kind: Literal["none", "raise", "memory", "killed", "hang", "nan", "slow"] = "none"
     ) -> None:
         self.kind = kind
     def epoch_start(self, fit):
@@ -44,8 +45,6 @@ class trouble(Callback):
             return
         if self.kind == "raise":
             raise RuntimeError("boom")
-        if self.kind == "exit":
-            raise SystemExit(3)
         if self.kind == "memory":
             raise MemoryError("no more")
         if self.kind == "killed":
@@ -462,31 +461,19 @@ def test_equal_trials_are_confirmed_once(home: Path, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out.count("(2 seeds)") == 2
 
 
-def test_a_trial_that_leaves_the_interpreter_has_failed(home: Path) -> None:
-    words = ("plugins=[./trouble.py]", "callbacks.trouble.kind=choice(none, exit)", "sweep.search=grid")
-    code, out = run_apart(home, *words, "sweep.jobs=0")
-    assert code == 0, out
-    found = {row["callbacks.trouble.kind"]: row for row in rows(home)}
-    assert (found["none"]["status"], found["exit"]["status"]) == ("ok", "failed")
-    assert "failed: SystemExit: 3 (" in out
-    assert f"trials/{found['exit']['folder']}/error.txt)" in out
+def test_a_trial_that_leaves_the_interpreter_has_failed(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def leave(self: Callback, fit: Fit) -> None:
+        if fit.run.path.name == "1-0002":
+            raise SystemExit(3)
 
-
-def test_a_sweep_that_failures_ended_keeps_its_paused_trials(home: Path) -> None:
-    (home / "trouble.py").write_text(
-        PLUGIN.replace('if self.kind == "raise"', 'if self.kind == "raise" and fit.run.path.name == "1-0004"')
-    )
-    words = ("plugins=[./trouble.py]", "callbacks.trouble.kind=raise", "optimizer.lr=log(1e-3, 1)", "sweep.trials=4")
-    code, out = run_apart(
-        home, *words, "sweep.prune=halving", "sweep.min_epochs=2", "sweep.fail_fast=true", "sweep.jobs=0"
-    )
-    assert code == 1, out
-    # The others wait.
-    assert [row["status"] for row in rows(home)] == ["ok", "failed"]
-    process = start(home, f"resume={folder(home)}")
-    out, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, out
-    assert sorted(row["status"] for row in rows(home)) == ["failed", "ok", "pruned", "pruned"]
+    monkeypatch.setattr(_Watcher, "step_end", leave)
+    assert run("optimizer.lr=log(1e-3, 1)", "sweep.trials=3", "sweep.jobs=0", "trainer.epochs=1") == 0
+    assert [row["status"] for row in rows(home)] == ["ok", "failed", "ok"]
+    error = capsys.readouterr().err
+    assert "failed: SystemExit: 3 (" in error
+    assert "trials/1-0002/error.txt)" in error
 
 
 def test_the_total_may_shrink_and_a_grid_ends_where_it_ends(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

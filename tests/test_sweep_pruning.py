@@ -17,6 +17,7 @@ from dlrun.cli import main
 from dlrun.sweep import runner as runners
 from dlrun.sweep.pruning import Halving, MedianRule
 from dlrun.sweep.record import Record, Status, Trial, best_of
+from dlrun.sweep.trial import _Watcher
 from dlrun.train.fit import Callback, Fit
 
 TINY = (
@@ -149,7 +150,9 @@ def _table(root: Path) -> list[dict[str, str]]:
     return [{key: value for key, value in row.items() if key not in ("seconds", "memory_mib")} for row in rows]
 
 
-def _pretend(monkeypatch: pytest.MonkeyPatch, saved: dict[str, list[tuple[float, float]]]) -> list[int]:
+def _pretend(
+    monkeypatch: pytest.MonkeyPatch, saved: dict[str, list[tuple[float, float]]], failing: str = ""
+) -> list[int]:
     """Trials without training: a curve that follows from the values, a checkpoint after each evaluation, and a counter
     of what happens that ends everything at the number that is put into it."""
     left = [10**9]
@@ -164,6 +167,8 @@ def _pretend(monkeypatch: pytest.MonkeyPatch, saved: dict[str, list[tuple[float,
         epochs = trial.config["trainer"]["epochs"]
         values = [chance.random() + 1 / epoch for epoch in range(1, epochs + 1)]
         key = Path(trial.folder).name
+        if key == failing:
+            return Record(trial.number, trial.stage, "failed", trial.values, folder=key)
         curve, told = saved.get(key, []), 0
         status: Status = "ok"
         while True:
@@ -246,6 +251,18 @@ def test_what_nobody_has_begun_is_drawn_from_the_extended_space(
     assert [row["status"] for row in rows] == ["ok"] * 4
 
 
+def test_a_sweep_that_failures_ended_keeps_its_paused_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _pretend(monkeypatch, {}, failing="1-0005")
+    words = ("sweep.prune=halving", "sweep.trials=9", "trainer.epochs=9")
+    assert main(_sweep("whole", *words)) == 0
+    assert main(_sweep("ended", *words, "sweep.fail_fast=true")) == 1
+    assert "pruned" not in {row["status"] for row in _table(tmp_path / "ended")}
+    (folder,) = (tmp_path / "ended").iterdir()
+    assert main(["sweep", f"resume={folder}"]) == 0
+    assert _table(tmp_path / "ended") == _table(tmp_path / "whole")
+
+
 @pytest.mark.parametrize(("trials", "epochs"), [(2, 3), (4, 28), (8, 9)])
 def test_halving_ends_with_a_trial_that_was_trained_to_its_end(
     tmp_path: Path, trials: int, epochs: int, monkeypatch: pytest.MonkeyPatch
@@ -273,8 +290,6 @@ def test_trained_trials_do_not_depend_on_kills_either(
         left[0] -= 1
         if left[0] < 0:
             raise Killed
-
-    from dlrun.sweep.trial import _Watcher
 
     monkeypatch.setattr(_Watcher, "step_end", step_end)
     words = ("sweep.prune=halving", "sweep.trials=6", "trainer.epochs=4")
