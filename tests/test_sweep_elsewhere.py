@@ -65,7 +65,7 @@ def _at_once(home: Path) -> list[dict[str, str]]:
 
 def test_from_another_folder(mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = _at_once(mine)
-    assert {row["optimizer.name"] for row in whole} == {"adam", "gentle"}
+    assert {row["optimizer"] for row in whole} == {"adam", "gentle"}
     (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path / "other")
     # A file of the name of the recipe or of the file in question is another one.

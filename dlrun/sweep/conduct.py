@@ -140,8 +140,10 @@ class Conductor:
             return
         epochs = self.outcome.epochs_of(best[0])
         stage = Stage(last.stage.number + 1, len(best) * seeds, epochs, None, confirms=True)
-        result = StageResult(stage, Searched((), last.searched.fixed))
-        planned = confirm.trials(best, seeds, int(self.search.composed.tree["seed"]))
+        result = StageResult(stage, Searched(()))
+        # The best may be of several stages, of which each had fixed other axes.
+        settled = [replace(record, values=self._settled(record)) for record in best]
+        planned = confirm.trials(settled, seeds, int(self.search.composed.tree["seed"]))
         # Each choice of trials and seeds has a study of its own: a resume may change it, another machine have another.
         study = f"{name}/confirm/{hashlib.sha256(repr(planned).encode()).hexdigest()[:8]}"
         ledger = Ledger(storage, study, (), self.settings.mode, "random", self.seed, home=self._home)
@@ -151,6 +153,11 @@ class Conductor:
         finally:
             ledger.close()
         self.outcome.confirmed = confirm.confirmed(best, result.records, seeds, self.settings.mode)
+
+    def _settled(self, record: Record) -> dict[str, Any]:
+        """The values of a trial with those of the axes that were fixed before its stage."""
+        own = next(result for result in self.outcome.stages if result.stage.number == record.stage)
+        return own.searched.complete(record.values, self.search.fixed)
 
     def _stage(self, result: StageResult, ledger: Ledger, planned: Sequence[Mapping[str, Any] | None]) -> None:
         space = result.searched.space
