@@ -76,6 +76,8 @@ NonNegativeFloat = Annotated[float, Range(ge=0)]
 Fraction = Annotated[float, Range(ge=0, le=1)]
 Rate = Annotated[float, Range(ge=0, lt=1)]
 PositiveDuration = Annotated[Duration, Range(gt=0)]
+Seed = Annotated[int, Range(ge=0, lt=2**63)]
+"""What torch's generators take."""
 NameOrPath = Annotated[str, "name or path"]
 """A text with a slash or a dot is a path, every other one a name (write ./x for the path of a plain x)."""
 

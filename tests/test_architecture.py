@@ -23,6 +23,7 @@ LAYERS: dict[str, int] = {
     "dlrun.units": 0,
     "dlrun.yaml_text": 0,
     "dlrun.config.schema": 1,
+    "dlrun.config.sweep_schema": 1,
     "dlrun.models": 1,
     "dlrun.data": 1,
     "dlrun.augment": 1,

@@ -10,7 +10,7 @@ import pytest
 from helpers import Dlrun, compose_faster, dlrun_process
 
 from dlrun import __version__
-from dlrun.config.compose import recipes
+from dlrun.config.files import recipes
 from dlrun.registry import REGISTRIES
 
 ENTRIES = [(kind, name) for kind, registry in REGISTRIES.items() for name in registry.names()]

@@ -14,13 +14,14 @@ from helpers import Dlrun, compose_faster, forgetting_plugins
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlrun.config.compose import RECIPES, compose, compose_saved, recipes
+from dlrun.config.compose import compose, compose_saved
+from dlrun.config.explain import explain
+from dlrun.config.files import RECIPES, recipes
 from dlrun.config.groups import default_options, groups, options
 from dlrun.config.load import finish, load_config
 from dlrun.config.overrides import parse_overrides
 from dlrun.config.schema import Config, component_groups
 from dlrun.config.sources import read_yaml
-from dlrun.config.validate import explain
 from dlrun.errors import ConfigError
 from dlrun.registry import AUGMENTATIONS, REGISTRIES
 from dlrun.signatures import REQUIRED

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from helpers import forgetting_plugins
 
-from dlrun.config.compose import recipes
+from dlrun.config.files import recipes
 from dlrun.config.load import load_config
 from dlrun.config.search import load_search
 from dlrun.registry import AUGMENTATIONS, OPTIMIZERS

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dlrun import checkpoint
 from dlrun.assembly import build_schedule
 from dlrun.cli import main
-from dlrun.config.compose import recipes
+from dlrun.config.files import recipes
 from dlrun.config.load import load_config
 from dlrun.errors import NonFiniteError
 from dlrun.tasks.classification import classification

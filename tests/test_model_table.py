@@ -24,7 +24,7 @@ from test_models import FORMED, count
 from test_zoo import multiply_adds
 from torch import nn
 
-from dlrun.config.compose import recipes
+from dlrun.config.files import recipes
 from dlrun.config.load import load_config
 from dlrun.errors import ConfigError
 from dlrun.registry import MODELS

@@ -6,7 +6,7 @@ import textwrap
 from pathlib import Path
 
 from dlrun.commands.request import Request
-from dlrun.config.compose import RECIPES, recipes
+from dlrun.config.files import RECIPES, recipes
 from dlrun.config.groups import CONFIGS, options
 from dlrun.config.load import load_config
 from dlrun.errors import EXIT_DONE, UserError, did_you_mean

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dlrun.commands.request import Request
-from dlrun.config.compose import compose, recipes
+from dlrun.config.compose import compose
+from dlrun.config.files import recipes
 from dlrun.config.groups import split_variant
 from dlrun.config.load import load_config, load_plugins
 from dlrun.config.schema import Config

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from dlrun.addresses import masked
 from dlrun.commands.request import Request
+from dlrun.config.explain import explain
 from dlrun.config.schema import Config
 from dlrun.config.search import Search, load_search
 from dlrun.config.sources import KeyPath
-from dlrun.config.validate import explain
 from dlrun.errors import EXIT_DONE, EXIT_FAILURE, EXIT_RESUMABLE, ConfigError, UserError
 from dlrun.logs import start_console, start_file, stop_file
 from dlrun.runfolder import RunFolder

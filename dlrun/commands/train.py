@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from dlrun.commands.request import Request
 from dlrun.commands.resuming import folder_to_resume, newest_checkpoint, saved_config
+from dlrun.config.explain import explain
 from dlrun.config.load import load_config
 from dlrun.config.schema import Config
-from dlrun.config.validate import explain
 from dlrun.data.batch_sizes import batch_sizes
 from dlrun.errors import EXIT_DONE, EXIT_RESUMABLE, ConfigError, NonFiniteError, UserError
 from dlrun.logs import start_console, start_file, stop_file

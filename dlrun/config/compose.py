@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from dlrun.config.axes import WrittenAxis, take_axes
+from dlrun.config.files import RECIPES, find_file, read_chain
 from dlrun.config.groups import (
     DEBUG,
     component_of,
@@ -36,12 +37,11 @@ from dlrun.config.groups import (
 from dlrun.config.merge import merge, merge_into
 from dlrun.config.overrides import nested, parse_overrides
 from dlrun.config.schema import component_groups
-from dlrun.config.sources import KeyPath, Layer, Origin, Provenance, display_path, read_yaml
-from dlrun.errors import ConfigError, did_you_mean
+from dlrun.config.sources import KeyPath, Layer, Origin, Provenance, display_path
+from dlrun.errors import did_you_mean
 from dlrun.registry import REGISTRIES
 from dlrun.sweep.space import plain
 
-RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 DEFAULT_RECIPE = "digits"
 """What is trained when no config is named, and no other data."""
 
@@ -69,11 +69,6 @@ class Composed:
     file: Path | None = None
 
 
-def recipes() -> list[str]:
-    """Names of the recipes that come with dlrun."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
-
-
 def compose(
     config: str | None, overrides: Sequence[str], values: Sequence[Layer] = (), origin: Origin | None = None
 ) -> Composed:
@@ -91,10 +86,10 @@ def compose(
     """
     recipe = RECIPES / f"{DEFAULT_RECIPE}.yaml"
     config = config if origin is None else origin.config
-    path = recipe if config is None else _find(config, Path.cwd(), f"config={config}")
+    path = recipe if config is None else find_file(config, Path.cwd(), f"config={config}")
     # runs/<name>/config.yaml: the folder says more than the file.
     name = path.parent.name if path.stem == "config" else path.stem
-    files, problems = _read_chain(path)
+    files, problems = read_chain(path)
     # That of the last file first; a dict, because several files may lie in one folder.
     folders = list(dict.fromkeys(layer.base for layer in reversed(files) if layer.base is not None))
     typed, wrong = parse_overrides(overrides)
@@ -254,67 +249,6 @@ def _why_refused(group: str, section: Any) -> str:
         "trainer": "trainer.threads=...",
     }.get(group)
     return f"{why}; start a new run to change it" if example is None else f"{why}; set single values, such as {example}"
-
-
-def _read_chain(path: Path, chain: tuple[Path, ...] = ()) -> tuple[list[Layer], list[str]]:
-    """A file with the files of its ``defaults:`` list, lowest first; and what is wrong with that list."""
-    # A recipe of dlrun lies in the installation: relative paths in it mean the current folder.
-    recipe = path.parent.samefile(RECIPES)
-    label = f"recipes/{path.name}" if recipe else display_path(path)
-    tree, lines = read_yaml(path, label)
-    layer = Layer(label, tree, None if recipe else path.parent, lines, file=None if recipe else path)
-    layers: list[Layer] = []
-    problems: list[str] = []
-    defaults = tree.pop("defaults", None)
-    if not isinstance(defaults, (list, type(None))):
-        problems.append(f"{layer.where(('defaults',))}: `defaults:` must be a list, as in Hydra, got {defaults!r}")
-        defaults = None
-    for i, item in enumerate(defaults or []):
-        where = layer.where(("defaults", str(i)))
-        if item == "_self_":
-            layers.append(layer)
-        elif item in ("config", "/config"):
-            # The defaults of dlrun itself are always there.
-            continue
-        elif isinstance(item, str):
-            other = _find(item.lstrip("/"), path.parent, where)
-            if other in (*chain, path):
-                raise ConfigError([f"{where}: {item!r} leads back to itself"])
-            above, wrong = _read_chain(other, (*chain, path))
-            layers += above
-            problems += wrong
-        elif isinstance(item, dict) and len(item) == 1:
-            ((key, option),) = item.items()
-            group = key.removeprefix("override ").removeprefix("optional ").strip().lstrip("/")
-            if group not in groups():
-                problems.append(f"{where}: unknown config group {group!r}; {did_you_mean(group, groups())}")
-            elif option is not None:
-                layer.choices[group] = str(option)
-        else:
-            problems.append(f"{where}: an entry of `defaults:` is a name or one `group: option`, got {item!r}")
-    # As in Hydra, a file wins over those that it names, unless its list says otherwise with _self_.
-    return (layers if any(known is layer for known in layers) else [*layers, layer]), problems
-
-
-def _find(config: str, folder: Path, where: str) -> Path:
-    if not config:
-        raise ConfigError([f"{where} is empty; give the name of a recipe or the path of a YAML file"])
-    path = (folder / config).expanduser()
-    if path.is_dir() and (path / "config.yaml").is_file():
-        return (path / "config.yaml").resolve()
-    for candidate in (path, path.parent / f"{path.name}.yaml"):
-        if candidate.is_file():
-            return candidate.resolve()
-    recipe = RECIPES / f"{config}.yaml"
-    if recipe.is_file():
-        return recipe
-    if path.is_dir():
-        raise ConfigError([f"{where}: {config!r} is a folder without a config.yaml; give a YAML file or a run folder"])
-    if config.endswith((".yaml", ".yml")) or "/" in config:
-        raise ConfigError([f"{where}: there is no file {config!r} (looked in {folder})"])
-    raise ConfigError(
-        [f"{where}: there is no recipe and no file {config!r} (looked in {folder}); {did_you_mean(config, recipes())}"]
-    )
 
 
 def _choices(layers: Sequence[Layer]) -> dict[str, str]:

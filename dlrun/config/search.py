@@ -10,8 +10,9 @@ from dlrun.config.axes import SECTION, WrittenAxis, read_axis
 from dlrun.config.compose import Composed, compose, value_layer, with_values
 from dlrun.config.groups import groups
 from dlrun.config.load import finish, load_plugins
-from dlrun.config.schema import Config, SweepConfig
+from dlrun.config.schema import Config
 from dlrun.config.sources import Origin
+from dlrun.config.sweep_schema import SweepConfig
 from dlrun.config.validate import validate_sweep
 from dlrun.errors import ConfigError
 from dlrun.sweep.space import (

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from dlrun.config.compose import Composed
 from dlrun.config.groups import DEBUG, options
 from dlrun.config.merge import merge_into
-from dlrun.config.schema import (
-    SECTIONS,
-    ComponentConfig,
-    Config,
-    SweepConfig,
-    component_groups,
-    series_problems,
-)
+from dlrun.config.schema import SECTIONS, ComponentConfig, Config, component_groups, series_problems
 from dlrun.config.sources import KeyPath
+from dlrun.config.sweep_schema import SweepConfig
 from dlrun.errors import ConfigError, did_you_mean
 from dlrun.registry import AUGMENTATIONS, CALLBACKS, REGISTRIES, Registry
 from dlrun.signatures import REQUIRED, Entry
@@ -324,28 +317,3 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return REQUIRED if field.default is dataclasses.MISSING else field.default
-
-
-def explain(tree: Mapping[str, Any], where: Callable[[KeyPath], str]) -> str:
-    """A configuration as YAML, each value with the place it came from.
-
-    Args:
-        tree: of the checked configuration.
-        where: path of a value -> its origin.
-    """
-    lines = list(_explained(tree, (), where))
-    width = min(max(len(text) for text, _ in lines), 60)
-    return "\n".join(f"{text:<{width}}  # {origin}" if origin else text for text, origin in lines)
-
-
-def _explained(node: Any, path: KeyPath, where: Callable[[KeyPath], str]) -> Iterator[tuple[str, str]]:
-    """Lines of YAML, each with the origin of its value; a line without a value has none."""
-    pad = "  " * len(path)
-    for key, value in node.items():
-        here = (*path, str(key))
-        if isinstance(value, dict) and value:
-            yield f"{pad}{key}:", ""
-            yield from _explained(value, here, where)
-        else:
-            text = value if isinstance(value, str) and re.fullmatch(r"[\w./+-]+", value) else json.dumps(value)
-            yield f"{pad}{key}: {text}", where(here)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dlrun.config.schema import SweepConfig
+from dlrun.config.sweep_schema import SweepConfig
 from dlrun.errors import ConfigError, did_you_mean
 from dlrun.spread import difference, spread
 from dlrun.sweep.record import Record

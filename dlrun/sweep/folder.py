@@ -16,7 +16,8 @@ from typing import Any
 import yaml
 
 from dlrun.addresses import masked
-from dlrun.config.compose import RECIPES, user_files
+from dlrun.config.compose import user_files
+from dlrun.config.files import RECIPES
 from dlrun.config.search import Search
 from dlrun.config.sources import Origin, display_path
 from dlrun.errors import UserError

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from dlrun.errors import UserError
+from dlrun.sweep.box import run_box
 from dlrun.sweep.launcher import RayOptions
-from dlrun.sweep.remote import Ending, run_box
+from dlrun.sweep.remote import Ending
 
 _GB = 1 << 30
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)

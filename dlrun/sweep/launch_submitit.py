@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from dlrun.errors import UserError
+from dlrun.sweep.box import run_box
 from dlrun.sweep.launcher import SubmititOptions
-from dlrun.sweep.remote import Ending, run_box
+from dlrun.sweep.remote import Ending
 
 _SIGNAL = "USR1"
 _SIGNAL_DELAY_SECONDS = 120

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.config.schema import SweepConfig
+from dlrun.config.sweep_schema import SweepConfig
 from dlrun.errors import ConfigError, did_you_mean
 from dlrun.units import Duration
 

@@ -1,49 +1,33 @@
-"""Trials on other machines, behind whatever starts jobs there.
+"""Trials on other machines, behind whatever starts jobs there; their own side is :mod:`dlrun.sweep.box`.
 
-The sweep and a trial talk through files of a *box*, a folder of each attempt on the file system that they share:
-``trial.json`` says what to do, ``started`` that it has begun, ``ask-N.json`` and ``answer-N.json`` are the advice after
-an evaluation, ``stop`` asks it to save itself, ``record.json`` says what became of it. A job that ends without a record
-is begun again, and its trial goes on from its newest checkpoint.
+A job that ends without a record is begun again, and its trial goes on from its newest checkpoint.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 import logging
 import os
 import shutil
-import signal
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
-from dlrun.errors import UserError
-from dlrun.runfolder import RunFolder
-from dlrun.sweep.record import Advice, Record, Trial, Watch, best_of
+from dlrun.sweep.box import ALIVE, POLL_SECONDS, read, write
+from dlrun.sweep.record import Record, Trial, best_of
 from dlrun.sweep.runner import Pack
-from dlrun.sweep.trial import Advise, run_trial
+from dlrun.sweep.trial import Advise
 
 log = logging.getLogger("dlrun")
 
-POLL_SECONDS = 0.5
-"""Time between two looks into the boxes."""
 ATTEMPTS = 3
 """Jobs of one trial in a row that may end without a record and without a new checkpoint."""
-ORPHAN_SECONDS = 900.0
-"""Time without a sign of life of the sweep after which a trial saves itself and ends."""
 _ALIVE_SECONDS = 30.0
-_LOCK_SECONDS = 300.0
 _RECORD_SECONDS = 5.0
 _GRACE_SECONDS = 60.0
-_ALIVE = "alive"
 
 
 @dataclass(frozen=True)
@@ -140,24 +124,24 @@ class RemoteRunner:
             task.box.mkdir()
             task.checkpoint = _newest(Path(task.trial.folder))
             order = {"trial": dataclasses.asdict(task.trial), "cwd": os.getcwd()}
-            _write(task.box / "trial.json", order)
+            write(task.box / "trial.json", order)
         for task, job in zip(tasks, self._backend.submit([str(task.box) for task in tasks]), strict=True):
             task.job = job
             self._tasks.append(task)
 
     def _look(self, task: _Task, done: Callable[[Record], None], advise: Advise) -> None:
-        tree = _read(task.box / "record.json")
+        tree = read(task.box / "record.json")
         if tree is not None:
             self._over(task, Record.from_plain(tree), done)
             return
         if self._stops:
             self._stop(task, done)
             return
-        if (question := _read(task.box / f"ask-{task.asked}.json")) is not None:
+        if (question := read(task.box / f"ask-{task.asked}.json")) is not None:
             epochs, told = question
             points = [(float(at), float(value)) for at, value in told]
             task.curve.extend(points)
-            _write(task.box / f"answer-{task.asked}.json", advise(task.trial.number, epochs, points))
+            write(task.box / f"answer-{task.asked}.json", advise(task.trial.number, epochs, points))
             task.asked += 1
         now = time.monotonic()
         if task.began is None and (task.box / "started").exists():
@@ -211,7 +195,7 @@ class RemoteRunner:
             self._backend.cancel(task.job)
         if waits or self._stops > 1 or self._backend.ended(task.job) is not None:
             # Its record may have come since the look into the box.
-            tree = _read(task.box / "record.json")
+            tree = read(task.box / "record.json")
             self._close(task)
             stopped = self._record(task, "interrupted", "the sweep was stopped")
             done(stopped if tree is None else Record.from_plain(tree))
@@ -241,119 +225,9 @@ class RemoteRunner:
     def _give_sign(self) -> None:
         if time.monotonic() - self._alive_at > _ALIVE_SECONDS or not self._alive_at:
             self._alive_at = time.monotonic()
-            _write(self._folder / _ALIVE, self._alive_at)
-
-
-def run_box(box: str) -> None:
-    """What a job does: the trial of a box.
-
-    Args:
-        box: path of the box.
-    """
-    path = Path(box)
-    order = _read(path / "trial.json")
-    if order is None or (path / "stop").exists():
-        return
-    trial = Trial(**{**order["trial"], "watch": Watch(**order["trial"]["watch"])})
-    os.chdir(order["cwd"])
-    (path / "started").touch()
-    with _stoppable(path):
-        try:
-            _wait_for_others(path, trial)
-            record = run_trial(trial, _asking(path))
-        except UserError as error:
-            record = Record(trial.number, trial.stage, "failed", dict(trial.values), reason=str(error))
-    _write(path / "record.json", record.to_plain())
-
-
-def _asking(box: Path) -> Advise:
-    count = 0
-
-    def ask(number: int, epochs: float, points: Sequence[tuple[float, float]]) -> Advice:
-        nonlocal count
-        _write(box / f"ask-{count}.json", [epochs, list(points)])
-        answer = None
-        while answer is None and not (box / "stop").exists():
-            time.sleep(POLL_SECONDS / 5)
-            answer = _read(box / f"answer-{count}.json")
-        count += 1
-        known: Advice = answer if answer is not None else "go"
-        return known
-
-    return ask
-
-
-@contextmanager
-def _stoppable(box: Path) -> Iterator[None]:
-    """While inside, the file ``stop``, the end of the sweep and signals make the trial save itself.
-
-    A signal that comes before the training listens is kept for it.
-    """
-    wanted, over = threading.Event(), threading.Event()
-
-    def keep(number: int, frame: FrameType | None) -> None:
-        wanted.set()
-
-    numbers = (signal.SIGTERM, signal.SIGUSR1)
-    before = {number: signal.signal(number, keep) for number in numbers}
-
-    def watch() -> None:
-        alive, since = None, time.monotonic()
-        while not over.wait(POLL_SECONDS):
-            sign = _read(box.parent / _ALIVE)
-            if sign != alive:
-                alive, since = sign, time.monotonic()
-            if (box / "stop").exists() or time.monotonic() - since > ORPHAN_SECONDS:
-                wanted.set()
-            if wanted.is_set() and signal.getsignal(signal.SIGTERM) is not keep:
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
-
-    thread = threading.Thread(target=watch, name="dlrun-stop", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _wait_for_others(box: Path, trial: Trial) -> None:
-    """Let an earlier job of the trial, of which the sweep does not know any more, save itself first."""
-    others = [other for other in box.parent.glob(f"{Path(trial.folder).name}.*") if other != box]
-    for other in others:
-        with contextlib.suppress(OSError):
-            (other / "stop").touch()
-    folder = RunFolder(Path(trial.folder))
-    folder.path.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            folder.lock()
-        except UserError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(POLL_SECONDS)
-        else:
-            folder.unlock()
-            return
+            write(self._folder / ALIVE, self._alive_at)
 
 
 def _newest(folder: Path) -> float:
     """Time of the newest checkpoint of a trial; 0 without one."""
     return max((path.stat().st_mtime for path in (folder / "checkpoints").glob("*.pt")), default=0.0)
-
-
-def _write(path: Path, value: Any) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value), encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dlrun.config.axes import canonical, read_axis
-from dlrun.config.schema import SweepConfig
 from dlrun.config.search import Search
+from dlrun.config.sweep_schema import SweepConfig
 from dlrun.errors import ConfigError, did_you_mean
 from dlrun.sweep.record import Record
 from dlrun.sweep.response import Outcome
