@@ -17,6 +17,7 @@ import pytest
 
 from dlrun.cli import main
 from dlrun.config import groups, plugins
+from dlrun.config.files import RECIPES, recipes
 from dlrun.config.groups import _composed_by_hydra
 from dlrun.registry import MODELS, REGISTRIES
 
@@ -133,3 +134,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "timm": {"architecture": "test_efficientnet"},
 }
 """The options without a default of the models that need some."""
+
+
+def experiments() -> list[str]:
+    """The recipes for ``dlrun train``; those with distributions are for ``dlrun sweep``."""
+    return [name for name in recipes() if "\nsweep:\n" not in (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")]

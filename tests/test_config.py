@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers import Dlrun, compose_faster, forgetting_plugins
+from helpers import Dlrun, compose_faster, experiments, forgetting_plugins
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -120,10 +120,6 @@ OTHERS = [
     for other in REGISTRIES[group].names()[:2]
     if name != other
 ]
-
-
-EXPERIMENTS = [name for name in recipes() if "\nsweep:\n" not in (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")]
-"""The recipes for dlrun train; those with distributions are for dlrun sweep."""
 
 
 def needed(config: str) -> list[str]:
@@ -268,7 +264,7 @@ def test_a_debug_mode_in_a_file_can_be_switched_off() -> None:
 
 
 @pytest.mark.parametrize("mode", options("debug"))
-@pytest.mark.parametrize("recipe", EXPERIMENTS)
+@pytest.mark.parametrize("recipe", experiments())
 def test_every_recipe_is_valid_with_every_debug_mode(recipe: str, mode: str) -> None:
     load(recipe, f"debug={mode}", *needed(recipe))
 
@@ -553,7 +549,7 @@ def test_relative_paths_belong_to_the_file_that_holds_them() -> None:
 
 def test_relative_paths_in_a_recipe_belong_to_the_current_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     file("recipes/own.yaml", "data: {name: cifar10, root: images}")
-    monkeypatch.setattr("dlrun.config.compose.RECIPES", Path.cwd() / "recipes")
+    monkeypatch.setattr("dlrun.config.files.RECIPES", Path.cwd() / "recipes")
     config, composed = load_config("own", [])
     assert config.data.params["root"] == Path.cwd() / "images"
     assert composed.provenance.where(("data", "root")) == "recipes/own.yaml:1"
@@ -746,7 +742,7 @@ def test_no_tree_of_yaml_makes_more_than_a_config_error(section: str, value: obj
 # What becomes of it.
 
 
-@pytest.mark.parametrize("recipe", EXPERIMENTS)
+@pytest.mark.parametrize("recipe", experiments())
 def test_a_saved_configuration_reads_back_as_itself(recipe: str) -> None:
     config = load(
         recipe,

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import experiments
 from running import SMALL, config, make_fit
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -19,7 +20,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dlrun import checkpoint
 from dlrun.assembly import build_schedule
 from dlrun.cli import main
-from dlrun.config.files import recipes
 from dlrun.config.load import load_config
 from dlrun.errors import NonFiniteError
 from dlrun.tasks.classification import classification
@@ -620,7 +620,7 @@ def test_limit_batches(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("recipe", [None, *recipes()])
+@pytest.mark.parametrize("recipe", [None, *experiments()])
 def test_debug_fast_runs_with_every_recipe_that_needs_no_files(recipe: str | None) -> None:
     chosen, _ = load_config(recipe, ["debug=fast", "device=cpu", "data=digits", "model.weights=null"])
     build_schedule(chosen, Timeline.even(3, chosen.trainer.epochs))

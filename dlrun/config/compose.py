@@ -20,8 +20,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from dlrun.config import files as config_files
 from dlrun.config.axes import WrittenAxis, take_axes
-from dlrun.config.files import RECIPES, find_file, read_chain
+from dlrun.config.files import find_file, read_chain
 from dlrun.config.groups import (
     DEBUG,
     component_of,
@@ -84,7 +85,7 @@ def compose(
     Raises:
         ConfigError: for files that cannot be read. Problems with single values are collected in the result instead.
     """
-    recipe = RECIPES / f"{DEFAULT_RECIPE}.yaml"
+    recipe = config_files.RECIPES / f"{DEFAULT_RECIPE}.yaml"
     config = config if origin is None else origin.config
     path = recipe if config is None else find_file(config, Path.cwd(), f"config={config}")
     # runs/<name>/config.yaml: the folder says more than the file.
@@ -116,7 +117,13 @@ def compose(
     provenance = Provenance((*chosen, *files, *modes, *typed))
     tree, broken = merge(provenance)
     return Composed(
-        name, tree, provenance, tuple(problems), broken, axes, None if path.parent.samefile(RECIPES) else path
+        name,
+        tree,
+        provenance,
+        tuple(problems),
+        broken,
+        axes,
+        None if path.parent.samefile(config_files.RECIPES) else path,
     )
 
 
