@@ -474,7 +474,7 @@ if how == "raised":
     [
         ("plain", 0),
         ("stuck", 0),
-        ("raised", 3),
+        pytest.param("raised", 3, marks=pytest.mark.slow),
         pytest.param("killed", -signal.SIGKILL, marks=pytest.mark.slow),
         pytest.param("terminated", -signal.SIGTERM, marks=pytest.mark.slow),
     ],

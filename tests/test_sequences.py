@@ -436,6 +436,7 @@ def test_tags_from_training_to_export(dlrun: Dlrun) -> None:
     assert dlrun("eval", f"checkpoint={run}", "data=long_memory").code == 2
 
 
+@pytest.mark.slow
 def test_classes_from_training_to_export(dlrun: Dlrun) -> None:
     words = (*MEMORY, "device=cpu", "trainer.threads=1", "trainer.epochs=2", "callbacks.gradient_flow=true")
     done = dlrun("train", *words)

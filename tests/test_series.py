@@ -206,6 +206,7 @@ def test_seeds_count_on_from_the_seed_and_tell_the_noise(dlrun: Dlrun, tmp_path:
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.pt")} == before
 
 
+@pytest.mark.slow
 def test_folds_of_images_with_several_labels(dlrun: Dlrun, tmp_path: Path) -> None:
     words = ("data.several_labels=true", "task=multilabel_classification", "loss=binary_cross_entropy")
     done = dlrun("train", *TINY, *words, "folds=3", "trainer.epochs=3")
@@ -272,7 +273,7 @@ class fails(Callback):
 """
 
 
-@pytest.mark.parametrize(("kind", "code"), [("user", 2), ("defect", 1)])
+@pytest.mark.parametrize(("kind", "code"), [pytest.param("user", 2, marks=pytest.mark.slow), ("defect", 1)])
 def test_one_failing_fold_is_told_and_the_others_end(dlrun: Dlrun, tmp_path: Path, kind: str, code: int) -> None:
     write(tmp_path, fails_py=FAILING)
     with forgetting_plugins():

@@ -253,6 +253,7 @@ def test_other_images_are_noticed_at_a_resume(tmp_path: Path) -> None:
         feed.check_unchanged(saved["data"])
 
 
+@pytest.mark.slow
 def test_train_eval_transfer_and_export_of_whitened_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
