@@ -240,7 +240,29 @@ def test_a_condition_that_seldom_holds() -> None:
 def test_trials_that_were_stopped_early_rank_behind() -> None:
     stopped = [Outcome({"k0": 0.05 * i}, 1000.0 + i, budget=1) for i in range(10)]
     finished = [Outcome({"k0": 0.5 + 0.05 * i}, float(i), budget=8) for i in range(10)]
-    assert Response(space_of(1), [*stopped, *finished]).best("k0") == pytest.approx(0.95)
+    assert Response(space_of(1), [*stopped, *finished]).leaders("k0") == pytest.approx([0.95, 0.9, 0.85, 0.8])
+
+
+def test_an_axis_without_influence_is_fixed_amid_the_best_trials() -> None:
+    space = (
+        parse_axis("lr", "log(1e-4, 1)"),
+        parse_axis("idle", "uniform(0, 1)"),
+        parse_axis("kind", "choice(x, y, z)"),
+    )
+    generator = np.random.default_rng(7)
+    trials = []
+    for i in range(60):
+        lr, idle, kind = (float(value) for value in generator.random(3))
+        trials.append(Outcome({"lr": lr, "idle": idle, "kind": kind}, 1 - 4 * (lr - 0.5) ** 2, budget=1))
+        if i == 59:
+            # The very best one stands at the end of the axis that does nothing.
+            trials.append(Outcome({"lr": 0.5, "idle": 0.99, "kind": 0.99}, 1.1, budget=1))
+    found = {verdict.axis.key: verdict for verdict in judge(space, trials)}
+    leaders = sorted(trials, key=lambda trial: -(trial.score or 0))[:12]
+    assert found["idle"].kind == found["kind"].kind == "no_influence"
+    assert found["idle"].next == pytest.approx(np.median([trial.positions["idle"] for trial in leaders]), abs=0.01)
+    counts = np.bincount([int(3 * trial.positions["kind"]) for trial in leaders], minlength=3)
+    assert counts["xyz".index(found["kind"].next)] == counts.max()
 
 
 def test_importance() -> None:

@@ -30,6 +30,7 @@ _LEAST_FREE = 4
 """Trials more than weights of a fit below which its residuals say nothing of the noise."""
 _UNSURE = 0.05
 """Probability that the share of an axis is greater than the bound that is told."""
+_LEAST_LEADERS = 3
 _SPARE = 8
 """Trials more than columns from which all axes are fitted together; with fewer, each alone."""
 
@@ -79,9 +80,14 @@ class Response:
         """Whether all scores are equal, as accuracies of nets that learn nothing are."""
         return len(set(self.ranks.tolist())) == 1
 
-    def best(self, key: str) -> float:
-        """Position of the best trial on an axis; the middle if the axis was not active in it."""
-        return self.scored[int(self.ranks.argmax())].positions.get(key, 0.5)
+    def leaders(self, key: str) -> list[float]:
+        """Positions of the best fifth of the trials, three at least, on an axis, the best trial first.
+
+        Those in which the axis was not active have none.
+        """
+        count = max(_LEAST_LEADERS, len(self.scored) // 5)
+        order = np.argsort(-self.ranks, kind="stable")[:count]
+        return [self.scored[i].positions[key] for i in order if key in self.scored[i].positions]
 
     def p_value(self, axis: int) -> float:
         """Of the F-test that the axis of this number does nothing beside the others, in [0, 1]."""

@@ -8,6 +8,7 @@ several dimensions, is not asked.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -175,8 +176,9 @@ def _of_interval(
     if p_value > SIGNIFICANCE and response.most(i) > NEGLIGIBLE:
         return _unclear(axis, infeasible, _too_few(response))
     if p_value > SIGNIFICANCE and infeasible is None:
-        value = spread.at(response.best(axis.key))
-        text = f"no influence: fix it, e.g. at {number(value)} of the best trial"
+        # The best trial may have been good in spite of its value here: not it alone.
+        value = spread.at(statistics.median(response.leaders(axis.key) or [0.5]))
+        text = f"no influence: fix it, e.g. at {number(value)} amid the best trials"
         return verdict("no_influence", p_value, value, text)
     if p_value > SIGNIFICANCE:
         rest = part(low, high)
@@ -216,8 +218,9 @@ def _of_choice(axis: Axis, choice: Choice, i: int, response: Response) -> Verdic
     if p_value > SIGNIFICANCE and response.most(i) > NEGLIGIBLE:
         return _unclear(axis, None, _too_few(response))
     if p_value > SIGNIFICANCE:
-        value = choice.at(response.best(axis.key))
-        text = f"no influence: fix it, e.g. at {plain(value)} of the best trial"
+        leading = [min(int(position * count), count - 1) for position in response.leaders(axis.key)]
+        value = choice.values[statistics.mode(leading or [count // 2])]
+        text = f"no influence: fix it, e.g. at {plain(value)}, the most frequent of the best trials"
         return Verdict(axis, "no_influence", (), p_value, None, value, text)
     # A value that was never drawn is not out of the race.
     kept = [i for i in range(count) if i not in present or wins[present.index(i)] > _UNLIKELY_BEST]
