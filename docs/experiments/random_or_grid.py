@@ -62,6 +62,8 @@ def main(words: list[str]) -> None:
     left.set(xscale="log", yscale="log", xlabel="trials", ylabel="val/loss of the best trial", title="what is found")
     left.set_xticks([*counts], [str(count) for count in counts])
     left.minorticks_off()
+    losses = [mark for mark in (0.1, 0.15, 0.2, 0.3, 0.5, 1.0) if mark >= min(scores["random"]) * 0.9]
+    left.set_yticks(losses, [f"{mark:g}" for mark in losses])
     left.legend()
     for axis, name, color in ((middle, "grid-3", "C3"), (right, "random", "C0")):
         rows = found[name][: 3**AXES]
