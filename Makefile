@@ -53,6 +53,7 @@ bench: $(VENV)/.installed-dev ## the benchmarks, each a ratio to a peer measured
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/char_rnn.py
 	$(BIN)/python benchmarks/augment.py
+	$(BIN)/python benchmarks/sweep.py
 
 clean: ## remove the environment and what the tools left (never runs/)
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
