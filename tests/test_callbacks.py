@@ -514,7 +514,7 @@ def test_a_terminal_shows_a_bar(tmp_path: Path) -> None:
     leader, follower = pty.openpty()
     termios.tcsetwinsize(follower, (40, 150))
     process = subprocess.Popen(
-        [sys.executable, "-m", "dlrun", "train", *SMALL, "callbacks.tensorboard=null", "trainer.epochs=100"],
+        [sys.executable, "-m", "dlrun", "train", *SMALL, "callbacks.tensorboard=null", "trainer.epochs=40"],
         cwd=tmp_path,
         stdin=subprocess.DEVNULL,
         stdout=follower,
@@ -524,10 +524,10 @@ def test_a_terminal_shows_a_bar(tmp_path: Path) -> None:
     os.close(follower)
     text = b"".join(_everything(leader)).decode()
     assert process.wait(60) == 0, text
-    bar = r"\repoch \d+/100, step \d+/900: +\d+%\|.*\| \[\d\d:\d\d<\d\d:\d\d, train/loss \d.*, lr 0.1, [\d,]+/s\]"
+    bar = r"\repoch \d+/40, step \d+/360: +\d+%\|.*\| \[\d\d:\d\d<\d\d:\d\d, train/loss \d.*, lr 0.1, [\d,]+/s\]"
     assert re.search(bar, text)
     # Lines come besides, with the validation, and the bar is gone at the end.
-    assert len(re.findall(r"\repoch +\d+/100  step .*val/loss", text)) <= 3
+    assert len(re.findall(r"\repoch +\d+/40  step .*val/loss", text)) <= 3
     assert "Traceback" not in text
 
 

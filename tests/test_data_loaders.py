@@ -473,7 +473,7 @@ if how == "raised":
     ("how", "status"),
     [
         ("plain", 0),
-        ("stuck", 0),
+        pytest.param("stuck", 0, marks=pytest.mark.slow),
         pytest.param("raised", 3, marks=pytest.mark.slow),
         pytest.param("killed", -signal.SIGKILL, marks=pytest.mark.slow),
         pytest.param("terminated", -signal.SIGTERM, marks=pytest.mark.slow),

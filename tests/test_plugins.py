@@ -73,6 +73,7 @@ def the_run(root: Path) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_a_model_of_ones_own_trains_resumes_and_is_evaluated_from_anywhere(tmp_path: Path, dlrun: Dlrun) -> None:
     home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
     home.mkdir()

@@ -131,7 +131,13 @@ def test_killed_before_the_first_checkpoint(server: ForkServer, whole: Path, tmp
     assert_same(tmp_path, whole)
 
 
-@pytest.mark.parametrize("model", [RESNET, CONVNET], ids=["clipping-accumulation", "random-layers"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(RESNET, id="clipping-accumulation", marks=pytest.mark.slow),
+        pytest.param(CONVNET, id="random-layers"),
+    ],
+)
 def test_a_network_with_convolutions(server: ForkServer, tmp_path: Path, model: tuple[str, ...]) -> None:
     words = (*TRAIN, *model, "trainer.epochs=2")
     assert server.run(tmp_path / "whole", *words, chunk=CHUNK) == 0
@@ -217,7 +223,7 @@ def _next_words(place: Path, words: tuple[str, ...]) -> tuple[str, ...]:
     return words
 
 
-@pytest.mark.parametrize("feeding", ["resident", "streaming-2"])
+@pytest.mark.parametrize("feeding", ["resident", pytest.param("streaming-2", marks=pytest.mark.slow)])
 def test_kills_at_random_moments(server: ForkServer, whole: Path, tmp_path: Path, feeding: str) -> None:
     kill_at_random(server, tmp_path, (*DIGITS, *FEEDING[feeding]), random.Random(1), kills=4, seconds=0.8)
     assert_same(tmp_path, whole)

@@ -226,6 +226,7 @@ def test_folds_of_images_with_several_labels(dlrun: Dlrun, tmp_path: Path) -> No
         assert row["label"].split("; ") == [name[2:-1] for name, one in zip(names, there, strict=True) if one]
 
 
+@pytest.mark.slow
 def test_seeds_are_added_to_a_set(dlrun: Dlrun, tmp_path: Path) -> None:
     assert dlrun("train", *TINY, "seed=5", "seeds=2").code == 0
     folder = the_set(tmp_path)
@@ -243,6 +244,7 @@ def test_seeds_are_added_to_a_set(dlrun: Dlrun, tmp_path: Path) -> None:
     assert equal(*files)
 
 
+@pytest.mark.slow
 def test_seeds_of_a_language_model(dlrun: Dlrun, tmp_path: Path) -> None:
     (tmp_path / "book.txt").write_text("so it goes, on and on and on. " * 40)
     words = ("config=char_rnn", "data.path=book.txt", "model.hidden_size=8", "trainer.epochs=1", "data.batch_size=4")
