@@ -405,7 +405,8 @@ KILLED = (
 )
 
 
-@pytest.mark.parametrize("jobs", [pytest.param(0, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", [0, 2])
 def test_kill_and_resume_gives_the_same_sweep(tmp_path: Path, jobs: int) -> None:
     _compare_killed(tmp_path, 1, jobs, "sweep.trials=4", f"sweep.jobs={jobs}")
 
