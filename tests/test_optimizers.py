@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -369,3 +371,27 @@ def test_every_optimizer_takes_rates_of_parts_and_of_layers(name: str, tmp_path:
 def test_an_optimizer_without_a_rate_has_no_rates_of_layers() -> None:
     with pytest.raises(UserError, match=r"lr_factors and layer_decay: this optimizer has no learning rate lr"):
         parameter_groups(small_net(), decay_norms_and_biases=False, lr=None, factors={"0.weight": 0.5})
+
+
+def test_no_optimizer_imports_the_compiler(tmp_path: Path) -> None:
+    """It takes as long as torch itself, in every process that trains."""
+    code = (
+        "import sys, torch\n"
+        "from dlrun.cli import main\n"
+        "assert main(['train', 'trainer.epochs=1', 'trainer.threads=1', 'trainer.clip_norm=1', 'augment=none']) == 0\n"
+        "from dlrun.registry import OPTIMIZERS\n"
+        "for name in OPTIMIZERS.names():\n"
+        "    weight = torch.nn.Parameter(torch.ones(2, 2))\n"
+        "    runtime = {'params': [{'params': [weight]}], 'fused': False, 'hidden': [weight]}\n"
+        "    optimizer = OPTIMIZERS.build(name, {}, **runtime)\n"
+        "    def loss():\n"
+        "        optimizer.zero_grad()\n"
+        "        (loss := (weight**2).sum()).backward()\n"
+        "        return loss\n"
+        "    loss()\n"
+        "    optimizer.step(loss)\n"
+        "    optimizer.load_state_dict(optimizer.state_dict())\n"
+        "    assert 'torch._dynamo' not in sys.modules, name\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

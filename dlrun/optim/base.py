@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from dlrun.optim.eager import EagerOptimizer
+
 Groups = list[dict[str, Any]]
 """Parameter groups as torch's optimizers take them."""
 
@@ -22,7 +24,7 @@ def with_gradients(parameters: Iterable[Tensor]) -> tuple[list[Tensor], list[Ten
     return trained, grads
 
 
-class Perturbing(Optimizer):
+class Perturbing(EagerOptimizer):
     """An optimizer that wants the gradient at other weights than those it updates.
 
     The training step calls, for each batch: backward, :meth:`perturb`, backward on the same batch with the same random

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch.optim import Optimizer
 
+from dlrun.optim import eager
 from dlrun.optim.base import Groups
 from dlrun.registry import OPTIMIZERS
 from dlrun.types import NonNegativeFloat, PositiveFloat, Rate
@@ -32,7 +32,7 @@ def adam(
 
     Source: Kingma and Ba 2015, "Adam: a method for stochastic optimization", algorithm 1.
     """
-    return torch.optim.Adam(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused or None)
+    return eager.Adam(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused or None)
 
 
 @OPTIMIZERS.register
@@ -57,7 +57,7 @@ def adamw(
 
     Source: Loshchilov and Hutter 2019, "Decoupled weight decay regularization", algorithm 2.
     """
-    return torch.optim.AdamW(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused or None)
+    return eager.AdamW(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused or None)
 
 
 @OPTIMIZERS.register
@@ -84,7 +84,7 @@ def nadam(
 
     Source: Dozat 2016, "Incorporating Nesterov momentum into Adam".
     """
-    return torch.optim.NAdam(
+    return eager.NAdam(
         params,
         lr=lr,
         betas=betas,
@@ -117,6 +117,4 @@ def radam(
 
     Source: Liu et al. 2020, "On the variance of the adaptive learning rate and beyond", algorithm 2.
     """
-    return torch.optim.RAdam(
-        params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, decoupled_weight_decay=decoupled
-    )
+    return eager.RAdam(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, decoupled_weight_decay=decoupled)

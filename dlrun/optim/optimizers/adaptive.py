@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch.optim import Optimizer
 
+from dlrun.optim import eager
 from dlrun.optim.base import Groups
 from dlrun.registry import OPTIMIZERS
 from dlrun.types import NonNegativeFloat, PositiveFloat, Rate
@@ -34,7 +34,7 @@ def adagrad(
 
     Source: Duchi et al. 2011, "Adaptive subgradient methods for online learning and stochastic optimization", figure 1.
     """
-    return torch.optim.Adagrad(
+    return eager.Adagrad(
         params,
         lr=lr,
         lr_decay=lr_decay,
@@ -65,7 +65,7 @@ def adadelta(
 
     Source: Zeiler 2012, "ADADELTA: an adaptive learning rate method", algorithm 1.
     """
-    return torch.optim.Adadelta(params, lr=lr, rho=rho, eps=eps, weight_decay=weight_decay)
+    return eager.Adadelta(params, lr=lr, rho=rho, eps=eps, weight_decay=weight_decay)
 
 
 @OPTIMIZERS.register
@@ -92,6 +92,6 @@ def rmsprop(
 
     Source: Tieleman and Hinton 2012, "Neural networks for machine learning", lecture 6.5.
     """
-    return torch.optim.RMSprop(
+    return eager.RMSprop(
         params, lr=lr, alpha=alpha, eps=eps, momentum=momentum, centered=centered, weight_decay=weight_decay
     )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import torch
 from torch.optim import Optimizer
 
+from dlrun.optim import eager
 from dlrun.optim.base import Groups
 from dlrun.registry import OPTIMIZERS
 from dlrun.types import NonNegativeFloat, PositiveFloat, Range, Rate
@@ -39,7 +39,7 @@ def sgd(
     """
     if nesterov and momentum == 0:
         raise ValueError("nesterov=true needs momentum > 0; set nesterov=false for plain SGD")
-    return torch.optim.SGD(
+    return eager.SGD(
         params, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, fused=fused or None
     )
 
@@ -64,7 +64,7 @@ def momentum(
 
     Source: Polyak 1964, "Some methods of speeding up the convergence of iteration methods".
     """
-    return torch.optim.SGD(params, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=fused or None)
+    return eager.SGD(params, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=fused or None)
 
 
 @OPTIMIZERS.register
@@ -87,6 +87,4 @@ def nesterov(
 
     Source: Nesterov 1983; Sutskever et al. 2013, "On the importance of initialization and momentum", equations 3-4.
     """
-    return torch.optim.SGD(
-        params, lr=lr, momentum=momentum, nesterov=True, weight_decay=weight_decay, fused=fused or None
-    )
+    return eager.SGD(params, lr=lr, momentum=momentum, nesterov=True, weight_decay=weight_decay, fused=fused or None)

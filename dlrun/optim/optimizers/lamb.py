@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from dlrun.optim import eager
 from dlrun.optim.base import Groups, with_gradients
 from dlrun.registry import OPTIMIZERS
 from dlrun.types import NonNegativeFloat, PositiveFloat, Rate
@@ -41,7 +42,7 @@ def lamb(
     return _Lamb(params, lr, betas, eps, weight_decay)
 
 
-class _Lamb(Optimizer):
+class _Lamb(eager.EagerOptimizer):
     def __init__(self, params: Groups, lr: float, betas: tuple[float, float], eps: float, weight_decay: float) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "steps": 0})
 

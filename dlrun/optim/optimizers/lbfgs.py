@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch.optim import Optimizer
 
+from dlrun.optim import eager
 from dlrun.optim.base import Groups
 from dlrun.registry import OPTIMIZERS
 from dlrun.types import NonNegativeFloat, PositiveFloat, PositiveInt
@@ -62,7 +63,7 @@ def lbfgs(
     )
 
 
-class _FullBatch(torch.optim.LBFGS):
+class _FullBatch(eager.EagerOptimizer, torch.optim.LBFGS):
     needs_closure = True
 
     def step(self, closure: Callable[[], Any]) -> Any:  # type: ignore[override]

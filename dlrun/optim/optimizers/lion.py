@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from dlrun.optim import eager
 from dlrun.optim.base import Groups, with_gradients
 from dlrun.registry import OPTIMIZERS
 from dlrun.types import NonNegativeFloat, PositiveFloat, Rate
@@ -35,7 +36,7 @@ def lion(
     return _Lion(params, lr, betas, weight_decay)
 
 
-class _Lion(Optimizer):
+class _Lion(eager.EagerOptimizer):
     def __init__(self, params: Groups, lr: float, betas: tuple[float, float], weight_decay: float) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dlrun.optim import eager
 from dlrun.optim.base import Groups
 from dlrun.registry import OPTIMIZERS
 from dlrun.types import NonNegativeFloat, PositiveFloat, Range, Rate
@@ -80,7 +81,7 @@ def muon(
     )
 
 
-class _MuonWithAdamW(Optimizer):
+class _MuonWithAdamW(eager.EagerOptimizer):
     """Two of torch's optimizers as one: its groups are those of the matrices, then those of AdamW.
 
     torch's Muon takes matrices only: it is given views of the kernels, which share their memory.
@@ -92,10 +93,10 @@ class _MuonWithAdamW(Optimizer):
         super().__init__([*matrices, *others], {})
         self._matrices = self.param_groups[: len(matrices)]
         views = [{**group, "params": [_view(p) for p in group["params"]]} for group in self._matrices]
-        self._muon = torch.optim.Muon(views, **muon_options)
+        self._muon = eager.Muon(views, **muon_options)
         for group, options in zip(self._matrices, self._muon.param_groups, strict=True):
             group.update({key: value for key, value in options.items() if key != "params"})
-        self._adamw = None if not others else torch.optim.AdamW(others, **adamw_options)
+        self._adamw = None if not others else eager.AdamW(others, **adamw_options)
         self._join()
 
     def _join(self) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from dlrun.optim import eager
 from dlrun.optim.base import Groups, Perturbing, with_gradients
 from dlrun.registry import OPTIMIZERS
 from dlrun.types import NonNegativeFloat, PositiveFloat, Rate
@@ -57,7 +58,7 @@ def sam(
             raise ValueError(f"{name} is an option of base={other}, but base is {base}; leave it null")
     chosen: Optimizer
     if base == "adamw":
-        chosen = torch.optim.AdamW(
+        chosen = eager.AdamW(
             params,
             lr=lr,
             betas=(0.9, 0.999) if betas is None else betas,
@@ -69,7 +70,7 @@ def sam(
     kept = 0.9 if momentum is None else momentum
     if nesterov and kept == 0:
         raise ValueError("nesterov=true needs momentum > 0; set nesterov=false")
-    chosen = torch.optim.SGD(
+    chosen = eager.SGD(
         params,
         lr=lr,
         momentum=kept,
