@@ -56,6 +56,7 @@ LAYERS: dict[str, int] = {
     "dlrun.tracing": 1,
     "dlrun.summary_text": 1,
     "dlrun.sweep.scalars": 1,
+    "dlrun.sweep.distributions": 1,
     "dlrun.sweep.space": 1,
     "dlrun.sweep.notation": 1,
     "dlrun.sweep.response": 1,

@@ -24,7 +24,8 @@ from dlrun.runfolder import RunFolder
 from dlrun.sweep.check import check_sweep
 from dlrun.sweep.journal import Journal
 from dlrun.sweep.record import Trial, Watch
-from dlrun.sweep.trial import _Watcher, run_trial
+from dlrun.sweep.trial import run_trial
+from dlrun.sweep.watcher import Watcher
 from dlrun.train.fit import Callback, Fit
 
 PLUGIN = '''
@@ -469,7 +470,7 @@ def test_a_trial_that_leaves_the_interpreter_has_failed(
         if fit.run.path.name == "1-0002":
             raise SystemExit(3)
 
-    monkeypatch.setattr(_Watcher, "step_end", leave)
+    monkeypatch.setattr(Watcher, "step_end", leave)
     assert run("optimizer.lr=log(1e-3, 1)", "sweep.trials=3", "sweep.jobs=0", "trainer.epochs=1") == 0
     assert [row["status"] for row in rows(home)] == ["ok", "failed", "ok"]
     error = capsys.readouterr().err

@@ -21,6 +21,7 @@ from sweep_outcomes import WORDS, example_outcome, example_search
 from dlrun.config.search import Search, load_search
 from dlrun.runfolder import RunFolder
 from dlrun.sweep import results
+from dlrun.sweep.distributions import Choice, Numeric, Scale
 from dlrun.sweep.hparams import BEST, END, EXPERIMENT, PLUGIN, START, write_hparams
 from dlrun.sweep.outcome import Outcome, StageResult
 from dlrun.sweep.page import LivePage, page
@@ -28,7 +29,8 @@ from dlrun.sweep.page.commands import next_sweep
 from dlrun.sweep.page.data import chart_data, short_names
 from dlrun.sweep.page.ticks import ticks
 from dlrun.sweep.record import Record
-from dlrun.sweep.space import Axis, Choice, Numeric, Scale, same
+from dlrun.sweep.scalars import same
+from dlrun.sweep.space import Axis
 from dlrun.sweep.stages import Fixed, Searched, Stage
 
 COUNTS = (60, 25)

@@ -17,7 +17,7 @@ from dlrun.cli import main
 from dlrun.sweep import runner as runners
 from dlrun.sweep.pruning import Halving, MedianRule
 from dlrun.sweep.record import Record, Status, Trial, best_of
-from dlrun.sweep.trial import _Watcher
+from dlrun.sweep.watcher import Watcher
 from dlrun.train.fit import Callback, Fit
 
 TINY = (
@@ -291,7 +291,7 @@ def test_trained_trials_do_not_depend_on_kills_either(
         if left[0] < 0:
             raise Killed
 
-    monkeypatch.setattr(_Watcher, "step_end", step_end)
+    monkeypatch.setattr(Watcher, "step_end", step_end)
     words = ("sweep.prune=halving", "sweep.trials=6", "trainer.epochs=4")
     assert main(_sweep("whole", *words)) == 0
     whole = _table(tmp_path / "whole")

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from dlrun.sweep.distributions import Choice, Numeric
 from dlrun.sweep.notation import looks_like_axis, parse_axis
 from dlrun.sweep.scalars import literal, written
-from dlrun.sweep.space import Axis, Choice, Condition, Numeric, draw, grid, in_order, wide_without_log
+from dlrun.sweep.space import Axis, Condition, draw, grid, in_order, wide_without_log
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dlrun.sweep.distributions import Choice, Numeric
 from dlrun.sweep.notation import parse_axis
 from dlrun.sweep.response import Outcome, Response
-from dlrun.sweep.space import Axis, Choice, Numeric, Space
+from dlrun.sweep.space import Axis, Space
 from dlrun.sweep.verdict import Verdict, judge
 
 Floats = npt.NDArray[np.float64]

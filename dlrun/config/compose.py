@@ -41,7 +41,7 @@ from dlrun.config.schema import component_groups
 from dlrun.config.sources import KeyPath, Layer, Origin, Provenance, display_path
 from dlrun.errors import did_you_mean
 from dlrun.registry import REGISTRIES
-from dlrun.sweep.space import plain
+from dlrun.sweep.scalars import plain
 
 DEFAULT_RECIPE = "digits"
 """What is trained when no config is named, and no other data."""

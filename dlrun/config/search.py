@@ -15,18 +15,9 @@ from dlrun.config.sources import Origin
 from dlrun.config.sweep_schema import SweepConfig
 from dlrun.config.validate import validate_sweep
 from dlrun.errors import ConfigError
-from dlrun.sweep.space import (
-    Axis,
-    Choice,
-    Condition,
-    Distribution,
-    Space,
-    active,
-    draw,
-    in_order,
-    plain,
-    wide_without_log,
-)
+from dlrun.sweep.distributions import Choice, Distribution
+from dlrun.sweep.scalars import plain
+from dlrun.sweep.space import Axis, Condition, Space, active, draw, in_order, wide_without_log
 
 
 @dataclass

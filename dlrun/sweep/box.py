@@ -22,7 +22,8 @@ from typing import Any
 from dlrun.errors import UserError
 from dlrun.runfolder import RunFolder
 from dlrun.sweep.record import Advice, Record, Trial, Watch
-from dlrun.sweep.trial import Advise, run_trial
+from dlrun.sweep.trial import run_trial
+from dlrun.sweep.watcher import Advise
 
 POLL_SECONDS = 0.5
 """Time between two looks into a box."""

@@ -123,13 +123,13 @@ class Conductor:
         """The space of a stage as the machine that began it has it: its verdicts may differ in a last digit."""
         mine = identity.identity(self.search)
         if self._extend:
-            ledger.overrule("search", mine)
+            ledger.study.overrule("search", mine)
             if first:
-                ledger.overrule("searched", searched.to_plain())
+                ledger.study.overrule("searched", searched.to_plain())
         if first:
-            identity.check(self.search, name, ledger.agree("search", mine))
-            log.info("shared      %s '%s' in the database", "begins" if ledger.founder else "joins", name)
-        agreed = Searched.from_plain(ledger.agree("searched", searched.to_plain()))
+            identity.check(self.search, name, ledger.study.agree("search", mine))
+            log.info("shared      %s '%s' in the database", "begins" if ledger.study.founder else "joins", name)
+        agreed = Searched.from_plain(ledger.study.agree("searched", searched.to_plain()))
         ledger.space = agreed.space
         return agreed
 
@@ -162,8 +162,8 @@ class Conductor:
     def _stage(self, result: StageResult, ledger: Ledger, planned: Sequence[Mapping[str, Any] | None]) -> None:
         space = result.searched.space
         if self._extend:
-            ledger.overrule("fixed", self._fixed(result))
-        ledger.remember("fixed", self._fixed(result))
+            ledger.study.overrule("fixed", self._fixed(result))
+        ledger.study.remember("fixed", self._fixed(result))
         ledger.plan(1, planned, renew=self._extend)
         recovered = ledger.recover()
         result.records.update(ledger.records())

@@ -15,7 +15,7 @@ from dlrun.config.sweep_schema import SweepConfig
 from dlrun.errors import ConfigError, did_you_mean
 from dlrun.spread import difference, spread
 from dlrun.sweep.record import Record
-from dlrun.sweep.space import plain
+from dlrun.sweep.scalars import plain
 
 _KEYS = ("top", "seeds")
 SEED = "seed"

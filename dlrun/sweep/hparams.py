@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrun.config.search import Search
+from dlrun.sweep.distributions import Choice
 from dlrun.sweep.outcome import Outcome
 from dlrun.sweep.record import Record
-from dlrun.sweep.space import Axis, Choice, plain
+from dlrun.sweep.scalars import plain
+from dlrun.sweep.space import Axis
 
 if TYPE_CHECKING:
     from tensorboard.compat.proto.summary_pb2 import Summary

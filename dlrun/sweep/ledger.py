@@ -12,15 +12,12 @@ A paused trial is a slot that is taken, with the mark ``paused``; one that was p
 
 from __future__ import annotations
 
-import logging
-import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import optuna
-from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -30,10 +27,8 @@ from dlrun.sweep.record import Record
 from dlrun.sweep.sampler import choose, placed, sampler
 from dlrun.sweep.slot import Ticket, fitting, ticket_of, urgency, waits
 from dlrun.sweep.space import Space, in_order
+from dlrun.sweep.study import Study
 
-logging.getLogger("alembic").setLevel(logging.WARNING)
-
-_PLANNING_SECONDS = 60.0
 _ALIVE = "alive "
 
 
@@ -42,7 +37,7 @@ class Ledger:
 
     Attributes:
         space: the axes, those first that others depend on.
-        founder: whether this process made the study; if not, it has joined it or goes on with it.
+        study: what is known of the stage beside its slots.
 
     Args:
         storage: where they are.
@@ -72,18 +67,8 @@ class Ledger:
         self._planned: dict[int, Mapping[str, Any] | None] = {}
         self._held: set[int] = set()
         self._returned: list[Ticket] = []
-        options: dict[str, Any] = {
-            "storage": storage,
-            "study_name": name,
-            "direction": "minimize" if mode == "min" else "maximize",
-        }
-        try:
-            self._study = optuna.create_study(**options)
-            self.founder = True
-        except DuplicatedStudyError:
-            self._study = optuna.create_study(**options, load_if_exists=True)
-            self.founder = False
-        self._storage, self._id = storage, self._study._study_id
+        self.study = Study(storage, name, mode, shared=home is not None)
+        self._storage, self._id = storage, self.study.id
         self._pulse = Pulse(self._beat, self._signs)
         if home is not None:
             self._pulse.start()
@@ -91,33 +76,6 @@ class Ledger:
     def close(self) -> None:
         """Give no more signs of life; what this process still has is free for others after a while."""
         self._pulse.stop()
-
-    def remember(self, key: str, value: Any) -> Any:
-        """What the study knows under a key; ``value`` is written if it knows nothing yet."""
-        known = self._study.user_attrs
-        if key in known:
-            return known[key]
-        self._study.set_user_attr(key, value)
-        return value
-
-    def agree(self, key: str, value: Any) -> Any:
-        """What the process that began the study says; without others, what this one says.
-
-        Args:
-            key: of what is said.
-            value: what this process says, as JSON.
-        """
-        if self._home is None:
-            return value
-        if not self.founder and not self._wait_for(key):
-            logging.getLogger("dlrun").warning(
-                "whoever began this stage did not come far; this process goes on with it"
-            )
-        return self.remember(key, value)
-
-    def overrule(self, key: str, value: Any) -> None:
-        """Write ``value`` whatever was known under the key."""
-        self._study.set_user_attr(key, value)
 
     def plan(self, first: int, trials: Sequence[Mapping[str, Any] | None], *, renew: bool = False) -> None:
         """Enqueue the slots that are not there yet; others than these are not given out.
@@ -127,14 +85,14 @@ class Ledger:
             trials: the values of each; None leaves the choice to the sampler.
             renew: whether slots that nobody has begun get these values in the place of those that they have.
         """
-        if self._home is not None and not self.founder:
-            self._wait_for("planned")
+        if self._home is not None and not self.study.founder:
+            self.study.wait_for("planned")
         self._planned = dict(enumerate(trials, first))
         if renew:
             self._drop_others()
         for number in self.missing():
             self._restore(number)
-        self._study.set_user_attr("planned", True)
+        self.study.overrule("planned", True)
 
     def missing(self) -> list[int]:
         """Numbers that were planned and are neither finished nor to be run.
@@ -296,13 +254,13 @@ class Ledger:
         known = self._storage.get_trial(ticket.trial_id).user_attrs.get("values")
         if known is None:
             seed = int(stream(self._seed, ticket.number).integers(2**31))
-            known = choose(self._study, ticket.trial_id, self.space, self._fixed, sampler(self._search, seed))
+            known = choose(self.study.optuna, ticket.trial_id, self.space, self._fixed, sampler(self._search, seed))
             self._storage.set_trial_user_attr(ticket.trial_id, "values", known)
         return replace(ticket, values=known)
 
     @property
     def _fixed(self) -> Mapping[str, Any]:
-        fixed: Mapping[str, Any] = self._study.user_attrs.get("fixed", {})
+        fixed: Mapping[str, Any] = self.study.known.get("fixed", {})
         return fixed
 
     def _beat(self, count: int) -> None:
@@ -339,11 +297,3 @@ class Ledger:
             if (finished and "record" in other.user_attrs) or (not finished and other._trial_id < trial_id):
                 return True
         return False
-
-    def _wait_for(self, key: str) -> bool:
-        deadline = time.monotonic() + _PLANNING_SECONDS
-        while key not in self._study.user_attrs:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.2)
-        return True

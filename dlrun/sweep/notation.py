@@ -17,8 +17,9 @@ from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from dlrun.errors import did_you_mean
+from dlrun.sweep.distributions import SHAPES, Choice, Numeric
 from dlrun.sweep.scalars import literal
-from dlrun.sweep.space import SHAPES, Axis, Choice, Condition, Numeric
+from dlrun.sweep.space import Axis, Condition
 
 T = TypeVar("T")
 FUNCTIONS = (*SHAPES, "choice")

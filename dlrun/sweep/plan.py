@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from dlrun.errors import UserError
-from dlrun.sweep.space import Space, draw, grid, plain
+from dlrun.sweep.scalars import plain
+from dlrun.sweep.space import Space, draw, grid
 
 MOST_POINTS = 100_000
 """Points of a grid up to which they are counted."""

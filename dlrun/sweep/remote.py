@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from dlrun.sweep.box import ALIVE, POLL_SECONDS, read, write
 from dlrun.sweep.record import Record, Trial, best_of
 from dlrun.sweep.runner import Pack
-from dlrun.sweep.trial import Advise
+from dlrun.sweep.watcher import Advise
 
 log = logging.getLogger("dlrun")
 

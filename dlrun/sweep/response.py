@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from dlrun.sweep.space import Axis, Numeric, Space
+from dlrun.sweep.distributions import Numeric
+from dlrun.sweep.space import Axis, Space
 
 Floats = npt.NDArray[np.float64]
 

@@ -16,15 +16,15 @@ import yaml
 
 from dlrun.config.search import Search
 from dlrun.runfolder import RunFolder
+from dlrun.sweep.common import QUIET
 from dlrun.sweep.confirm import lead
 from dlrun.sweep.hparams import write_hparams
 from dlrun.sweep.identity import place
 from dlrun.sweep.outcome import Outcome
 from dlrun.sweep.page import PAGE, write_page
 from dlrun.sweep.record import Record
+from dlrun.sweep.scalars import number, plain
 from dlrun.sweep.screen import shown, told
-from dlrun.sweep.space import number, plain
-from dlrun.sweep.work import QUIET
 from dlrun.yaml_text import as_yaml
 
 log = logging.getLogger("dlrun")

@@ -19,8 +19,9 @@ from multiprocessing.context import ForkServerProcess
 from typing import Any, Protocol
 
 from dlrun.sweep.record import Record, Trial, best_of
-from dlrun.sweep.trial import Advise, run_trial
+from dlrun.sweep.trial import run_trial
 from dlrun.sweep.warming import warm_up
+from dlrun.sweep.watcher import Advise
 
 log = logging.getLogger("dlrun")
 

@@ -15,7 +15,9 @@ from optuna.distributions import (
 )
 from optuna.samplers import BaseSampler
 
-from dlrun.sweep.space import Axis, Choice, Space, active, plain
+from dlrun.sweep.distributions import Choice
+from dlrun.sweep.scalars import plain
+from dlrun.sweep.space import Axis, Space, active
 
 # What Optuna warns of (parameters that depend on others are drawn one by one) is meant.
 optuna.logging.set_verbosity(optuna.logging.ERROR)

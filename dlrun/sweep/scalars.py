@@ -57,3 +57,22 @@ def written(value: Any) -> str:
     """A value in one line; the inverse of :func:`literal`."""
     text: str = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=10**9, allow_unicode=True)
     return text.strip().removesuffix("...").strip()
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equality of YAML values: true is not 1, but 1 is 1.0."""
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
+
+
+def plain(value: Any) -> str:
+    """A value in one line of YAML."""
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, str) and any(mark in value for mark in ",()[]{}'\""):
+        return "'" + value.replace("'", "''") + "'"
+    return written(value)
+
+
+def number(value: float) -> str:
+    """The shortest way to write a number: ``1e-06``, ``0.5``, ``64``."""
+    return f"{value:.12g}"

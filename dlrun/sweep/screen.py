@@ -12,7 +12,8 @@ from typing import Any
 from tqdm import tqdm
 
 from dlrun.sweep.record import Record
-from dlrun.sweep.space import Space, number, plain
+from dlrun.sweep.scalars import number, plain
+from dlrun.sweep.space import Space
 from dlrun.sweep.stages import Stage
 from dlrun.sweep.verdict import Verdict
 

@@ -21,7 +21,10 @@ from dlrun.config.search import Search
 from dlrun.errors import UserError, did_you_mean
 from dlrun.reproducibility import resolve_device, warn_of_slow_precision
 from dlrun.runfolder import RunFolder
-from dlrun.sweep.space import Choice, draw, plain
+from dlrun.sweep.common import common
+from dlrun.sweep.distributions import Choice
+from dlrun.sweep.scalars import plain
+from dlrun.sweep.space import draw
 from dlrun.sweep.stages import read_stages
 from dlrun.sweep.warming import warm_up
 
@@ -51,7 +54,7 @@ def check_start(search: Search) -> None:
         settings = {} if epochs is None else {"trainer.epochs": epochs}
         refused: list[tuple[dict[str, Any], _Refusal]] = []
         for values in islice(_examples(search), _TRIED):
-            refusal = _refusal(search, {**_of_trials(search), **settings, **values})
+            refusal = _refusal(search, {**common(search), **settings, **values})
             if refusal is None:
                 break
             refused.append((values, refusal))
@@ -76,16 +79,6 @@ def _examples(search: Search) -> Iterator[dict[str, Any]]:
         places = [spread.position(value) for value in spread.values] if isinstance(spread, Choice) else [0.0, 1.0]
         for place in places:
             yield draw(search.space, {**middle, axis.key: place}, search.fixed)
-
-
-def _of_trials(search: Search) -> dict[str, Any]:
-    """What all trials have of the sweep."""
-    return {
-        "callbacks.progress": None,
-        "callbacks.tensorboard": None,
-        "callbacks.checkpoint.monitor": search.settings.metric,
-        "callbacks.checkpoint.mode": search.settings.mode,
-    }
 
 
 def _refusal(search: Search, values: Mapping[str, Any]) -> _Refusal | None:

@@ -15,8 +15,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dlrun.sweep.distributions import Choice, Numeric
 from dlrun.sweep.response import Outcome, Response, parabola
-from dlrun.sweep.space import Axis, Choice, Numeric, Space, number, plain
+from dlrun.sweep.scalars import number, plain
+from dlrun.sweep.space import Axis, Space
 
 Kind = Literal["low_edge", "high_edge", "inside", "no_influence", "values", "unclear"]
 Side = Literal["above", "below"]

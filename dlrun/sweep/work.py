@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from dlrun.errors import ConfigError
+from dlrun.sweep.common import common
 from dlrun.sweep.confirm import SEED
 from dlrun.sweep.ledger import Ledger
 from dlrun.sweep.outcome import StageResult
@@ -20,15 +21,13 @@ from dlrun.sweep.pruning import Advisor, Halving, MedianRule, NoPruning
 from dlrun.sweep.record import Record, Trial, Watch
 from dlrun.sweep.runner import Pack
 from dlrun.sweep.slot import Ticket
-from dlrun.sweep.trial import Advise
+from dlrun.sweep.watcher import Advise
 
 if TYPE_CHECKING:
     from dlrun.sweep.conduct import Conductor
 
 log = logging.getLogger("dlrun")
 
-QUIET = ("progress", "tensorboard")
-"""Callbacks that a trial goes without: of many trials they would say too much."""
 POLL_SECONDS = 1.0
 """Time between two looks at what other machines do, when there is nothing to do here."""
 
@@ -193,12 +192,9 @@ class Work:
     def _config(self, values: Mapping[str, Any], name: str) -> dict[str, Any]:
         """The configuration of a trial: that of the user, quiet, and with a checkpoint of what the sweep scores."""
         conductor = self._conductor
-        settings = conductor.settings
         extra: dict[str, Any] = {
             "trainer.threads": conductor.threads,
-            **{f"callbacks.{name}": None for name in QUIET},
-            "callbacks.checkpoint.monitor": settings.metric,
-            "callbacks.checkpoint.mode": settings.mode,
+            **common(conductor.search),
             "run.root": str(conductor.folder.path / "trials"),
             "run.name": name,
             "trainer.epochs": self._epochs,

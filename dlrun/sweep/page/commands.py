@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from dlrun.config.search import Search
 from dlrun.sweep.outcome import Outcome
-from dlrun.sweep.space import plain
+from dlrun.sweep.scalars import plain
 from dlrun.sweep.stages import Searched, following
 
 

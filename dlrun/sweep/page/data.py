@@ -12,12 +12,14 @@ from typing import Any
 
 from dlrun.config.search import Search
 from dlrun.scores import is_rate
+from dlrun.sweep.distributions import Distribution, Numeric
 from dlrun.sweep.outcome import Outcome, StageResult
 from dlrun.sweep.page.scales import distinct, extent, interval, position, whole
 from dlrun.sweep.page.ticks import Ticks, ticks
 from dlrun.sweep.record import Record
 from dlrun.sweep.response import Response
-from dlrun.sweep.space import Axis, Distribution, Numeric, number, plain
+from dlrun.sweep.scalars import number, plain
+from dlrun.sweep.space import Axis
 from dlrun.sweep.stages import outcomes
 
 PLACED = ("ok", "pruned", "timeout")

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from dlrun.sweep.space import Choice, Distribution, Numeric, Scale, same
+from dlrun.sweep.distributions import Choice, Distribution, Numeric, Scale
+from dlrun.sweep.scalars import same
 
 _LOG_FROM = 20.0
 """Ratio of the largest score to the smallest above which scores are shown on a logarithmic scale."""

@@ -14,8 +14,9 @@ from dlrun.sweep.confirm import SEED, lead, read_confirm
 from dlrun.sweep.outcome import Outcome, StageResult
 from dlrun.sweep.page.data import complete, importances, in_order, score_text, shown_axes, stage_name, value_text
 from dlrun.sweep.record import Record
+from dlrun.sweep.scalars import plain
 from dlrun.sweep.screen import told
-from dlrun.sweep.space import Axis, plain
+from dlrun.sweep.space import Axis
 from dlrun.sweep.stages import read_stages
 
 LABELS: Mapping[str, str] = {"oom": "out of memory", "timeout": "timed out"}

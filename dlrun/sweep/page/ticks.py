@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dlrun.sweep.space import Choice, Distribution, Numeric, number, plain
+from dlrun.sweep.distributions import Choice, Distribution, Numeric
+from dlrun.sweep.scalars import number, plain
 
 _MOST = 6
 """Numbers on an axis at most: more would touch each other on a narrow screen."""
