@@ -59,7 +59,7 @@ def _until(condition: Any) -> None:
 
 def test_two_planners_make_each_trial_once(ledgers: Any, storage: BaseStorage) -> None:
     one, two = ledgers("one"), ledgers("two")
-    assert (one.founder, two.founder) == (True, False)
+    assert (one.study.founder, two.study.founder) == (True, False)
     one.plan(1, VALUES)
     # As if both had looked before either wrote.
     for number in range(1, 5):
@@ -141,13 +141,13 @@ def test_alone_a_lost_slot_is_back_at_the_next_start(ledgers: Any, storage: Base
 def test_who_founds_a_study_is_agreed_with(ledgers: Any) -> None:
     one, two = ledgers("one"), ledgers("two")
     found: list[Any] = []
-    waiting = threading.Thread(target=lambda: found.append(two.agree("space", "two's")))
+    waiting = threading.Thread(target=lambda: found.append(two.study.agree("space", "two's")))
     waiting.start()
-    assert one.agree("space", "one's") == "one's"
+    assert one.study.agree("space", "one's") == "one's"
     waiting.join()
     assert found == ["one's"]
-    one.overrule("space", "another")
-    assert two.agree("space", "two's") == "another"
+    one.study.overrule("space", "another")
+    assert two.study.agree("space", "two's") == "another"
 
 
 def test_a_curve_that_no_column_takes_is_thinned(ledgers: Any) -> None:
