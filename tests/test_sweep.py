@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import yaml
+from sweeping import TINY, TROUBLE, lasting_rows, rows, start_sweep, the_sweep
 
 from dlrun.cli import main
 from dlrun.config.search import load_search
@@ -28,53 +26,10 @@ from dlrun.sweep.trial import run_trial
 from dlrun.sweep.watcher import Watcher
 from dlrun.train.fit import Callback, Fit
 
-PLUGIN = '''
-import os, signal, time
-from typing import Literal
-from dlrun.registry import CALLBACKS
-from dlrun.train.fit import Callback
-
-@CALLBACKS.register
-class trouble(Callback):
-    """Does what a trial should not do."""
-    def __init__(
-        self, *, kind: Literal["none", "raise", "memory", "killed", "hang", "nan", "slow"] = "none"
-    ) -> None:
-        self.kind = kind
-    def epoch_start(self, fit):
-        if fit.state.epoch != 1:
-            return
-        if self.kind == "raise":
-            raise RuntimeError("boom")
-        if self.kind == "memory":
-            raise MemoryError("no more")
-        if self.kind == "killed":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if self.kind == "hang":
-            time.sleep(600)
-        if self.kind == "nan":
-            for parameter in fit.model.parameters():
-                parameter.data.fill_(float("nan"))
-    def step_end(self, fit):
-        if self.kind == "slow":
-            time.sleep(0.05)
-'''
-MEASURED = ("seconds", "memory_mib")
-TINY = (
-    "data=synthetic",
-    "data.samples=120",
-    "data.batch_size=16",
-    "data.eval_batch_size=32",
-    "model=mlp",
-    "model.hidden=[8]",
-    "trainer.epochs=3",
-    "trainer.threads=1",
-)
-
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "trouble.py").write_text(PLUGIN)
+    (tmp_path / "trouble.py").write_text(TROUBLE)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -83,31 +38,9 @@ def run(*words: str) -> int:
     return main(["sweep", *TINY, *words])
 
 
-def folder(home: Path) -> Path:
-    (found,) = (home / "sweeps").iterdir()
-    return found
-
-
-def rows(home: Path) -> list[dict[str, str]]:
-    with (folder(home) / "results.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
-def start(home: Path, *words: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "dlrun", "sweep", *words],
-        cwd=home,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        env=environment,
-    )
-
-
 def run_apart(home: Path, *words: str) -> tuple[int, str]:
     """In a process of its own: a plug-in stays registered for as long as a process lives."""
-    process = start(home, *TINY, *words)
+    process = start_sweep(home, *TINY, *words)
     out, _ = process.communicate(timeout=300)
     return process.returncode, out
 
@@ -115,23 +48,23 @@ def run_apart(home: Path, *words: str) -> tuple[int, str]:
 def test_a_search_and_what_it_leaves(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("optimizer.lr=log(1e-3, 0.1)", "optimizer=choice(sgd, adam)", "sweep.trials=4", "sweep.jobs=0") == 0
     out = capsys.readouterr().out
-    found = rows(home)
+    found = rows(the_sweep(home))
     assert [row["status"] for row in found] == ["ok"] * 4
     assert len({row["optimizer.lr"] for row in found}) == 4
     best = min(found, key=lambda row: float(row["score"]))
     assert f"best of 4 trials by val/loss\n  {float(best['score']):.5g}" in out
-    tree = yaml.safe_load((folder(home) / "best.yaml").read_text())
+    tree = yaml.safe_load((the_sweep(home) / "best.yaml").read_text())
     assert tree["optimizer"]["name"] == best["optimizer"]
     assert tree["optimizer"]["lr"] == float(best["optimizer.lr"])
     assert "progress" in tree["callbacks"]
-    trial = folder(home) / "trials" / best["folder"]
+    trial = the_sweep(home) / "trials" / best["folder"]
     assert {"config.yaml", "metrics.jsonl", "checkpoints", "env.json", "trial.json"} <= {
         p.name for p in trial.iterdir()
     }
     capsys.readouterr()
     assert main(["eval", f"checkpoint={trial}", "split=val"]) == 0
     assert f"{float(best['score']):.4f}" in capsys.readouterr().out
-    assert main(["train", f"config={folder(home) / 'best.yaml'}", "callbacks.progress=null"]) == 0
+    assert main(["train", f"config={the_sweep(home) / 'best.yaml'}", "callbacks.progress=null"]) == 0
     (again,) = (home / "runs").iterdir()
     results = json.loads((again / "results.json").read_text())
     assert results["best"]["val/loss"] == float(best["score"])
@@ -141,12 +74,8 @@ def test_trials_do_not_depend_on_the_number_of_jobs(home: Path) -> None:
     words = ("optimizer.lr=log(1e-3, 1)", "sweep.trials=5")
     assert run(*words, "sweep.jobs=0", "sweep.root=one") == 0
     assert run(*words, "sweep.jobs=2", "sweep.root=two") == 0
-    tables = []
-    for root in ("one", "two"):
-        (found,) = (home / root).iterdir()
-        with (found / "results.csv").open() as file:
-            tables.append([{k: v for k, v in row.items() if k not in MEASURED} for row in csv.DictReader(file)])
-    assert tables[0] == tables[1]
+    (one,), (two,) = (home / "one").iterdir(), (home / "two").iterdir()
+    assert lasting_rows(one) == lasting_rows(two)
 
 
 def test_every_kind_of_trouble_has_its_status(home: Path) -> None:
@@ -160,7 +89,7 @@ def test_every_kind_of_trouble_has_its_status(home: Path) -> None:
         "sweep.timeout=5s",
     )
     assert code == 0
-    status = {row["callbacks.trouble.kind"]: row["status"] for row in rows(home)}
+    status = {row["callbacks.trouble.kind"]: row["status"] for row in rows(the_sweep(home))}
     assert status == {
         "none": "ok",
         "raise": "failed",
@@ -169,12 +98,12 @@ def test_every_kind_of_trouble_has_its_status(home: Path) -> None:
         "hang": "timeout",
         "nan": "diverged",
     }
-    failed = next(row for row in rows(home) if row["status"] == "failed")
+    failed = next(row for row in rows(the_sweep(home)) if row["status"] == "failed")
     assert "failed: RuntimeError: boom" in out
     assert f"trials/{failed['folder']}/error.txt" in out
-    assert "RuntimeError: boom" in (folder(home) / "trials" / failed["folder"] / "error.txt").read_text()
-    ok = next(row for row in rows(home) if row["status"] == "ok")
-    assert (folder(home) / "best.yaml").read_text().startswith(f"# The best trial of a sweep, {ok['folder']}")
+    assert "RuntimeError: boom" in (the_sweep(home) / "trials" / failed["folder"] / "error.txt").read_text()
+    ok = next(row for row in rows(the_sweep(home)) if row["status"] == "ok")
+    assert (the_sweep(home) / "best.yaml").read_text().startswith(f"# The best trial of a sweep, {ok['folder']}")
 
 
 @pytest.mark.parametrize(
@@ -184,7 +113,7 @@ def test_failures_can_end_the_sweep(home: Path, limit: str, trials: int) -> None
     words = ("plugins=[./trouble.py]", "callbacks.trouble.kind=raise", "optimizer.lr=log(1e-3, 1)", "sweep.trials=6")
     code, out = run_apart(home, *words, limit, "sweep.jobs=0")
     assert code == 1
-    assert [row["status"] for row in rows(home)] == ["failed"] * trials
+    assert [row["status"] for row in rows(the_sweep(home))] == ["failed"] * trials
     assert "go on with  dlrun sweep resume=" in out
 
 
@@ -192,36 +121,35 @@ def test_an_exploding_loss_ends_a_trial(home: Path) -> None:
     # The whole first epoch is one reading; the loss explodes within it, and stays finite.
     words = ("optimizer=adam", "optimizer.lr=choice(0.01, 10)", "sweep.search=grid", "sweep.jobs=0")
     assert run(*words) == 0
-    found = {row["optimizer.lr"]: row for row in rows(home)}
+    found = {row["optimizer.lr"]: row for row in rows(the_sweep(home))}
     assert (found["10"]["status"], found["10"]["epochs"]) == ("diverged", "1")
     assert "is more than 3 times that of the first step (2.3" in found["10"]["reason"]
     assert found["0.01"]["status"] == "ok"
     assert run(*words, "sweep.explode=null", "sweep.root=kept") == 0
     (kept,) = (home / "kept").iterdir()
-    with (kept / "results.csv").open() as file:
-        assert {row["status"] for row in csv.DictReader(file)} == {"ok"}
+    assert {row["status"] for row in rows(kept)} == {"ok"}
 
 
 def test_a_resumed_sweep_is_idempotent_and_grows(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("optimizer.lr=log(1e-3, 1)", "sweep.trials=3", "sweep.jobs=0") == 0
-    before = (folder(home) / "results.csv").read_text()
-    assert main(["sweep", f"resume={folder(home)}"]) == 0
-    assert (folder(home) / "results.csv").read_text() == before
-    assert main(["sweep", f"resume={folder(home)}", "sweep.trials=5"]) == 0
-    after = (folder(home) / "results.csv").read_text()
+    before = (the_sweep(home) / "results.csv").read_text()
+    assert main(["sweep", f"resume={the_sweep(home)}"]) == 0
+    assert (the_sweep(home) / "results.csv").read_text() == before
+    assert main(["sweep", f"resume={the_sweep(home)}", "sweep.trials=5"]) == 0
+    after = (the_sweep(home) / "results.csv").read_text()
     assert after.startswith(before)
     assert len(after.splitlines()) == 6
 
 
 def test_another_space_is_refused_unless_extended(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("optimizer.lr=log(1e-3, 1)", "sweep.trials=2", "sweep.jobs=0") == 0
-    words = ["sweep", f"resume={folder(home)}", "optimizer.lr=log(1e-2, 1)", "sweep.trials=4"]
+    words = ["sweep", f"resume={the_sweep(home)}", "optimizer.lr=log(1e-2, 1)", "sweep.trials=4"]
     capsys.readouterr()
     assert main(words) == 2
     assert "search space of optimizer.lr: was 'log(0.001, 1)', is now 'log(0.01, 1)'" in capsys.readouterr().err
     assert main([*words, "extend=true"]) == 0
-    assert len(rows(home)) == 4
-    assert all(float(row["optimizer.lr"]) >= 0.01 for row in rows(home)[2:])
+    assert len(rows(the_sweep(home))) == 4
+    assert all(float(row["optimizer.lr"]) >= 0.01 for row in rows(the_sweep(home))[2:])
 
 
 def test_stages_and_confirmation(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -234,22 +162,30 @@ def test_stages_and_confirmation(home: Path, capsys: pytest.CaptureFixture[str])
     assert code == 0
     out = capsys.readouterr().out
     assert "verdicts on stage 1" in out
-    found = rows(home)
+    found = rows(the_sweep(home))
     assert [row["stage"] for row in found] == ["1"] * 12 + ["2"] * 3 + ["3"] * 4
     assert {row["epochs"] for row in found if row["stage"] == "1"} == {"1"}
     assert {row["epochs"] for row in found if row["stage"] == "2" and row["status"] == "ok"} == {"2"}
     assert [row["seed"] for row in found if row["stage"] == "3"] == ["1", "2", "1", "2"]
+    assert {row["epochs"] for row in found if row["stage"] == "3"} == {"2"}
     assert "the best with other seeds" in out
     assert "between seeds" in out
 
 
+def test_what_was_trained_longest_says_how_long_to_confirm(home: Path) -> None:
+    """Where a later stage trains less, the best are of both."""
+    stages = "sweep.stages=[{trials: 2, epochs: 2}, {trials: 2, epochs: 1}]"
+    assert run("optimizer.lr=log(1e-3, 1)", stages, "sweep.confirm={top: 4, seeds: 2}", "sweep.jobs=0") == 0
+    assert {row["epochs"] for row in rows(the_sweep(home)) if row["stage"] == "3"} == {"2"}
+
+
 def test_a_resume_may_confirm_otherwise(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("optimizer.lr=log(1e-3, 1)", "sweep.trials=4", "sweep.confirm={top: 2, seeds: 2}", "sweep.jobs=0") == 0
-    before = {(row["optimizer.lr"], row["seed"]): row for row in rows(home) if row["stage"] == "2"}
+    before = {(row["optimizer.lr"], row["seed"]): row for row in rows(the_sweep(home)) if row["stage"] == "2"}
     assert len(before) == 4
-    assert main(["sweep", f"resume={folder(home)}", "sweep.confirm={top: 1, seeds: 3}"]) == 0
-    first = min((row for row in rows(home) if row["stage"] == "1"), key=lambda row: float(row["score"]))
-    confirmed = [row for row in rows(home) if row["stage"] == "2"]
+    assert main(["sweep", f"resume={the_sweep(home)}", "sweep.confirm={top: 1, seeds: 3}"]) == 0
+    first = min((row for row in rows(the_sweep(home)) if row["stage"] == "1"), key=lambda row: float(row["score"]))
+    confirmed = [row for row in rows(the_sweep(home)) if row["stage"] == "2"]
     assert [(row["optimizer.lr"], row["seed"], row["trial"]) for row in confirmed] == [
         (first["optimizer.lr"], seed, seed) for seed in ("1", "2", "3")
     ]
@@ -298,7 +234,7 @@ def test_what_would_not_count_is_refused(
 def test_pruning_spends_less(home: Path, prune: str) -> None:
     words = ("optimizer.lr=log(1e-5, 1)", "sweep.trials=12", f"sweep.prune={prune}", "trainer.epochs=9")
     assert run(*words, "sweep.jobs=0") == 0
-    found = rows(home)
+    found = rows(the_sweep(home))
     status = [row["status"] for row in found]
     assert set(status) <= {"ok", "pruned", "diverged"}
     assert {"ok", "pruned"} <= set(status)
@@ -308,7 +244,7 @@ def test_pruning_spends_less(home: Path, prune: str) -> None:
         assert {row["epochs"] for row in found if row["status"] == "pruned"} <= {"1", "3"}
         # A promoted trial went on in its folder: each epoch was trained once.
         done = next(row for row in found if row["status"] == "ok")
-        lines = (folder(home) / "trials" / done["folder"] / "metrics.jsonl").read_text().splitlines()
+        lines = (the_sweep(home) / "trials" / done["folder"] / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["epoch"] for line in lines if '"epoch"' in line and '"event": "eval"' in line] == list(
             range(1, 10)
         )
@@ -316,16 +252,16 @@ def test_pruning_spends_less(home: Path, prune: str) -> None:
 
 def test_a_signal_saves_the_trials(home: Path) -> None:
     slow = ("plugins=[./trouble.py]", "callbacks.trouble.kind=slow", "optimizer.lr=log(1e-3, 1)", "sweep.trials=3")
-    process = start(home, *TINY, *slow, "sweep.jobs=2")
+    process = start_sweep(home, *TINY, *slow, "sweep.jobs=2")
     _wait_for(home, "checkpoints/last.pt")
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 75, out
     assert "go on with  dlrun sweep resume=" in out
-    process = start(home, f"resume={folder(home)}")
+    process = start_sweep(home, f"resume={the_sweep(home)}")
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0, out
-    assert [row["status"] for row in rows(home)] == ["ok"] * 3
+    assert [row["status"] for row in rows(the_sweep(home))] == ["ok"] * 3
 
 
 def _wait_for(home: Path, pattern: str) -> None:
@@ -374,7 +310,7 @@ def _killed_and_resumed(home: Path, words: Sequence[str], kills: int, seed: int)
         before = _progress(home)
         torn = kill % 3 == 2
         environment = {**os.environ, "TORN": str(moments.randint(2, 8))} if torn else None
-        process = start(home, *words, environment=environment)
+        process = start_sweep(home, *words, environment=environment)
         if not torn:
             deadline = time.monotonic() + 120
             while _progress(home) == before:
@@ -386,15 +322,11 @@ def _killed_and_resumed(home: Path, words: Sequence[str], kills: int, seed: int)
         out, _ = process.communicate(timeout=120)
         assert process.returncode == -signal.SIGKILL, out
         if torn:
-            assert not (folder(home) / "journal.log").read_bytes().endswith(b"\n")
-        words = [f"resume={folder(home)}"]
-    process = start(home, *words)
+            assert not (the_sweep(home) / "journal.log").read_bytes().endswith(b"\n")
+        words = [f"resume={the_sweep(home)}"]
+    process = start_sweep(home, *words)
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0, out
-
-
-def _table(home: Path) -> list[dict[str, str]]:
-    return [{key: value for key, value in row.items() if key not in MEASURED} for row in rows(home)]
 
 
 KILLED = (
@@ -430,35 +362,35 @@ def _compare_killed(tmp_path: Path, kills: int, seed: int, *words: str) -> None:
     homes = [tmp_path / name for name in ("whole", "killed")]
     for home in homes:
         home.mkdir()
-        (home / "trouble.py").write_text(PLUGIN + TORN)
-    whole = start(homes[0], *KILLED, *words)
+        (home / "trouble.py").write_text(TROUBLE + TORN)
+    whole = start_sweep(homes[0], *KILLED, *words)
     out, _ = whole.communicate(timeout=300)
     assert whole.returncode == 0, out
     _killed_and_resumed(homes[1], [*KILLED, *words], kills, seed)
-    assert _table(homes[0]) == _table(homes[1])
+    assert lasting_rows(the_sweep(homes[0])) == lasting_rows(the_sweep(homes[1]))
     metrics = [
         {path.parent.name: path.read_bytes() for path in home.glob("sweeps/*/trials/*/metrics.jsonl")} for home in homes
     ]
     assert metrics[0] == metrics[1]
-    assert len(metrics[0]) == len(_table(homes[0]))
+    assert len(metrics[0]) == len(lasting_rows(the_sweep(homes[0])))
 
 
 def test_a_torn_journal_line_is_mended(home: Path) -> None:
     assert run("optimizer.lr=log(1e-3, 1)", "sweep.trials=2", "sweep.jobs=0") == 0
-    before = (folder(home) / "results.csv").read_text()
-    journal = folder(home) / "journal.log"
+    before = (the_sweep(home) / "results.csv").read_text()
+    journal = the_sweep(home) / "journal.log"
     whole = journal.read_bytes()
     journal.write_bytes(whole + b'{"op_code":6,"worker_id":"x","tri')
-    assert main(["sweep", f"resume={folder(home)}", "sweep.trials=3"]) == 0
-    assert (folder(home) / "results.csv").read_text().startswith(before)
-    assert len(rows(home)) == 3
+    assert main(["sweep", f"resume={the_sweep(home)}", "sweep.trials=3"]) == 0
+    assert (the_sweep(home) / "results.csv").read_text().startswith(before)
+    assert len(rows(the_sweep(home))) == 3
     assert all(json.loads(line) for line in journal.read_bytes().splitlines())
 
 
 def test_equal_trials_are_confirmed_once(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("optimizer=choice(sgd, adam)", "sweep.trials=4", "sweep.confirm={top: 4, seeds: 2}")
     assert run(*words, "sweep.jobs=0", "trainer.epochs=1") == 0
-    confirmed = [(row["optimizer"], row["seed"], row["status"]) for row in rows(home) if row["stage"] == "2"]
+    confirmed = [(row["optimizer"], row["seed"], row["status"]) for row in rows(the_sweep(home)) if row["stage"] == "2"]
     assert sorted(confirmed) == [(name, seed, "ok") for name in ("adam", "sgd") for seed in ("1", "2")]
     assert capsys.readouterr().out.count("(2 seeds)") == 2
 
@@ -472,7 +404,7 @@ def test_a_trial_that_leaves_the_interpreter_has_failed(
 
     monkeypatch.setattr(Watcher, "step_end", leave)
     assert run("optimizer.lr=log(1e-3, 1)", "sweep.trials=3", "sweep.jobs=0", "trainer.epochs=1") == 0
-    assert [row["status"] for row in rows(home)] == ["ok", "failed", "ok"]
+    assert [row["status"] for row in rows(the_sweep(home))] == ["ok", "failed", "ok"]
     error = capsys.readouterr().err
     assert "failed: SystemExit: 3 (" in error
     assert "trials/1-0002/error.txt)" in error
@@ -481,7 +413,7 @@ def test_a_trial_that_leaves_the_interpreter_has_failed(
 def test_the_total_may_shrink_and_a_grid_ends_where_it_ends(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("optimizer.lr=log(1e-3, 1)", "sweep.search=grid", "sweep.points=2", "sweep.jobs=0") == 0
     assert "2/2  best" in capsys.readouterr().out
-    assert main(["sweep", f"resume={folder(home)}", "sweep.trials=5"]) == 0
+    assert main(["sweep", f"resume={the_sweep(home)}", "sweep.trials=5"]) == 0
     assert "2 done before" in capsys.readouterr().out
 
 
@@ -489,31 +421,31 @@ def test_the_best_configuration_is_that_of_the_trial(home: Path, capsys: pytest.
     words = [word for word in TINY if not word.startswith("trainer.threads")]
     assert main(["sweep", *words, "optimizer.lr=log(1e-2, 1e-1)", "sweep.trials=2", "sweep.jobs=0"]) == 0
     more = [
-        f"resume={folder(home)}",
+        f"resume={the_sweep(home)}",
         "extend=true",
         "model.hidden=[4]",
         "optimizer.lr=log(1e-9, 1e-8)",
         "sweep.trials=3",
     ]
     assert main(["sweep", *more]) == 0
-    found = rows(home)
+    found = rows(the_sweep(home))
     best = min(found, key=lambda row: float(row["score"]))
     assert int(best["trial"]) < 3
-    tree = yaml.safe_load((folder(home) / "best.yaml").read_text())
+    tree = yaml.safe_load((the_sweep(home) / "best.yaml").read_text())
     assert tree["model"]["hidden"] == [8]
-    assert yaml.safe_load((folder(home) / "trials" / "1-0003" / "config.yaml").read_text())["model"]["hidden"] == [4]
-    threads = yaml.safe_load((folder(home) / "sweep.yaml").read_text())["threads"]
+    assert yaml.safe_load((the_sweep(home) / "trials" / "1-0003" / "config.yaml").read_text())["model"]["hidden"] == [4]
+    threads = yaml.safe_load((the_sweep(home) / "sweep.yaml").read_text())["threads"]
     assert tree["trainer"]["threads"] == threads
     assert list(tree["callbacks"])[:3] == ["progress", "metrics_jsonl", "tensorboard"]
     capsys.readouterr()
-    assert main(["train", f"config={folder(home) / 'best.yaml'}", "callbacks.progress=null"]) == 0
+    assert main(["train", f"config={the_sweep(home) / 'best.yaml'}", "callbacks.progress=null"]) == 0
     (again,) = (home / "runs").iterdir()
     assert json.loads((again / "results.json").read_text())["best"]["val/loss"] == float(best["score"])
 
 
 def test_what_a_score_is_cannot_be_changed(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("optimizer.lr=log(1e-3, 1)", "sweep.trials=1", "sweep.jobs=0", "trainer.epochs=1") == 0
-    more = [f"resume={folder(home)}", "extend=true", "sweep.metric=val/accuracy", "sweep.mode=max"]
+    more = [f"resume={the_sweep(home)}", "extend=true", "sweep.metric=val/accuracy", "sweep.mode=max"]
     assert main(["sweep", *more]) == 2
     error = capsys.readouterr().err
     assert "sweep.metric: was 'val/loss', is now 'val/accuracy'" in error
@@ -524,17 +456,17 @@ def test_threads_may_be_changed_at_a_resume(home: Path) -> None:
     words = [word for word in TINY if not word.startswith("trainer.threads")]
     more = ["optimizer.lr=log(1e-3, 1)", "sweep.jobs=0", "trainer.epochs=1"]
     assert main(["sweep", *words, *more, "sweep.trials=1"]) == 0
-    assert main(["sweep", f"resume={folder(home)}", "sweep.threads=7", "sweep.trials=2"]) == 0
-    tree = yaml.safe_load((folder(home) / "trials" / "1-0002" / "config.yaml").read_text())
+    assert main(["sweep", f"resume={the_sweep(home)}", "sweep.threads=7", "sweep.trials=2"]) == 0
+    tree = yaml.safe_load((the_sweep(home) / "trials" / "1-0002" / "config.yaml").read_text())
     assert tree["trainer"]["threads"] == 7
 
 
 def test_a_sweep_in_use_is_told(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("optimizer.lr=log(1e-3, 1)", "sweep.trials=1", "sweep.jobs=0", "trainer.epochs=1") == 0
-    held = RunFolder(folder(home))
+    held = RunFolder(the_sweep(home))
     held.lock()
     try:
-        assert main(["sweep", f"resume={folder(home)}"]) == 2
+        assert main(["sweep", f"resume={the_sweep(home)}"]) == 2
     finally:
         held.unlock()
     error = capsys.readouterr().err
@@ -583,19 +515,19 @@ def test_a_broken_sweep_yaml_is_told(
 
 def test_a_broken_line_of_the_journal_is_told_and_can_be_mended(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("optimizer.lr=log(1e-3, 1)", "sweep.trials=2", "sweep.jobs=0", "trainer.epochs=1") == 0
-    before = (folder(home) / "results.csv").read_text()
-    journal = folder(home) / "journal.log"
+    before = (the_sweep(home) / "results.csv").read_text()
+    journal = the_sweep(home) / "journal.log"
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join([*lines[:3], b"\x00\x00garbage\n", *lines[4:]]))
     capsys.readouterr()
-    assert main(["sweep", f"resume={folder(home)}"]) == 2
+    assert main(["sweep", f"resume={the_sweep(home)}"]) == 2
     error = capsys.readouterr().err
     assert f"{journal}:4: is no line of a journal" in error
     assert "move it away" in error
     journal.unlink()
-    assert main(["sweep", f"resume={folder(home)}"]) == 0
+    assert main(["sweep", f"resume={the_sweep(home)}"]) == 0
     assert "journal.log is missing: trials that are over are read from their folders" in capsys.readouterr().err
-    assert (folder(home) / "results.csv").read_text() == before
+    assert (the_sweep(home) / "results.csv").read_text() == before
 
 
 def test_a_full_disk_is_told(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -606,7 +538,7 @@ def test_a_full_disk_is_told(home: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert run("optimizer.lr=log(1e-3, 1)", "sweep.trials=1", "sweep.jobs=0") == 2
     error = capsys.readouterr().err
     assert "journal.log: cannot be written: No space left on device" in error
-    assert f"dlrun sweep resume={folder(home)}" in error
+    assert f"dlrun sweep resume={the_sweep(home)}" in error
 
 
 @pytest.mark.parametrize("search", ["sobol", "grid", "tpe"])
@@ -614,7 +546,7 @@ def test_searchers(home: Path, search: str) -> None:
     space = ("optimizer.lr=log(1e-3, 1)", "optimizer=choice(sgd, adam)")
     conditional = "optimizer.momentum=logit(0.5, 0.99) when optimizer=sgd"
     assert run(*space, conditional, f"sweep.search={search}", "sweep.points=2", "sweep.jobs=0", "trainer.epochs=1") == 0
-    found = rows(home)
+    found = rows(the_sweep(home))
     assert len(found) == (6 if search == "grid" else 20)
     for row in found:
         assert (row["optimizer.momentum"] == "") == (row["optimizer"] == "adam")
@@ -797,13 +729,13 @@ def test_values_that_are_refused_together_are_a_failed_trial(
     monkeypatch.setattr("dlrun.config.search._check_ends", lambda search: [])
     words = ("optimizer=choice(adam, sgd)", "optimizer.momentum=logit(0.5, 0.99)", "sweep.search=grid")
     assert run(*words, "sweep.points=2", "sweep.jobs=0", "trainer.epochs=1") == 0
-    found = rows(home)
+    found = rows(the_sweep(home))
     assert {row["status"] for row in found if row["optimizer"] == "adam"} == {"failed"}
     assert {row["status"] for row in found if row["optimizer"] == "sgd"} == {"ok"}
     assert all("has no option 'momentum'" in row["reason"] for row in found if row["status"] == "failed")
-    before = (folder(home) / "results.csv").read_text()
-    assert main(["sweep", f"resume={folder(home)}"]) == 0
-    assert (folder(home) / "results.csv").read_text() == before
+    before = (the_sweep(home) / "results.csv").read_text()
+    assert main(["sweep", f"resume={the_sweep(home)}"]) == 0
+    assert (the_sweep(home) / "results.csv").read_text() == before
 
 
 def test_a_distribution_in_a_list_is_refused_with_the_way_to_write_it(home: Path) -> None:
@@ -854,7 +786,7 @@ def test_what_fails_in_every_trial_is_told_once_before_the_first(
 def test_what_fails_in_some_trials_is_told_and_the_others_run(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("optimizer=choice(adam, lbfgs)", "sweep.search=grid", "sweep.jobs=0", "trainer.epochs=1") == 0
     assert "a trial such as optimizer=lbfgs cannot start: optimizer=lbfgs needs" in capsys.readouterr().err
-    assert {row["optimizer"]: row["status"] for row in rows(home)} == {"adam": "ok", "lbfgs": "failed"}
+    assert {row["optimizer"]: row["status"] for row in rows(the_sweep(home))} == {"adam": "ok", "lbfgs": "failed"}
 
 
 def test_a_sweep_without_a_score_has_failed(home: Path) -> None:
@@ -862,7 +794,7 @@ def test_a_sweep_without_a_score_has_failed(home: Path) -> None:
     code, out = run_apart(home, *words, "sweep.jobs=0")
     assert code == 1
     assert "no trial came to its end with a val/loss: there is no best one" in out
-    assert not (folder(home) / "best.yaml").exists()
+    assert not (the_sweep(home) / "best.yaml").exists()
 
 
 def test_a_grid_larger_than_the_trials_is_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

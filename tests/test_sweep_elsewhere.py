@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import shutil
 import stat
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from sweeping import TINY, lasting_rows, start_sweep, the_sweep
 
 from dlrun.cli import main
 from dlrun.config.search import load_search
@@ -44,23 +44,12 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
-def _sweep(home: Path) -> Path:
-    (found,) = (home / "sweeps").iterdir()
-    return found
-
-
-def _rows(sweep: Path) -> list[dict[str, str]]:
-    with (sweep / "results.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    return [{key: value for key, value in row.items() if key not in ("seconds", "memory_mib")} for row in rows]
-
-
 def _at_once(home: Path) -> list[dict[str, str]]:
     """The same sweep in one go."""
     os.chdir(home)
     assert main(["sweep", "config=my/my.yaml", "sweep.trials=6", "run.root=./here", "sweep.root=whole"]) == 0
     (whole,) = (home / "whole").iterdir()
-    return _rows(whole)
+    return lasting_rows(whole)
 
 
 def test_from_another_folder(mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,14 +60,14 @@ def test_from_another_folder(mine: Path, tmp_path: Path, monkeypatch: pytest.Mon
     # A file of the name of the recipe or of the file in question is another one.
     Path("my").mkdir()
     Path("my/my.yaml").write_text("nonsense: [")
-    assert main(["sweep", f"resume={_sweep(mine)}", "sweep.trials=6"]) == 0
-    assert _rows(_sweep(mine)) == whole
-    best = yaml.safe_load((_sweep(mine) / "best.yaml").read_text())
+    assert main(["sweep", f"resume={the_sweep(mine)}", "sweep.trials=6"]) == 0
+    assert lasting_rows(the_sweep(mine)) == whole
+    best = yaml.safe_load((the_sweep(mine) / "best.yaml").read_text())
     assert best["run"]["root"] == str(mine / "here")
     # And once more from a third one.
     monkeypatch.chdir(tmp_path)
-    assert main(["sweep", f"resume={_sweep(mine)}"]) == 0
-    assert _rows(_sweep(mine)) == whole
+    assert main(["sweep", f"resume={the_sweep(mine)}"]) == 0
+    assert lasting_rows(the_sweep(mine)) == whole
 
 
 def test_after_the_files_were_changed(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,12 +75,12 @@ def test_after_the_files_were_changed(mine: Path, capsys: pytest.CaptureFixture[
     (mine / "my" / "my.yaml").write_text(MINE.replace("top_k: 2", "top_k: 1").replace("1e-3", "1e-2"))
     (mine / "my" / "optimizer" / "gentle.yaml").write_text(GENTLE.replace("0.5", "0.9"))
     capsys.readouterr()
-    assert main(["sweep", f"resume={_sweep(mine)}", "sweep.trials=6"]) == 0
+    assert main(["sweep", f"resume={the_sweep(mine)}", "sweep.trials=6"]) == 0
     out = capsys.readouterr().out
     assert "my/my.yaml was changed since the sweep began, which goes on with its copy of it" in out
     assert "my/optimizer/gentle.yaml was changed" in out
     assert "base.yaml" not in out
-    assert _rows(_sweep(mine)) == whole
+    assert lasting_rows(the_sweep(mine)) == whole
 
 
 def test_after_the_files_were_deleted(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,28 +88,28 @@ def test_after_the_files_were_deleted(mine: Path, capsys: pytest.CaptureFixture[
     shutil.rmtree(mine / "my")
     shutil.rmtree(mine / "common")
     moved = mine / "moved"
-    _sweep(mine).rename(moved)
+    the_sweep(mine).rename(moved)
     capsys.readouterr()
     assert main(["sweep", f"resume={moved}", "sweep.trials=6"]) == 0
     assert "my/my.yaml is gone since the sweep began" in capsys.readouterr().out
-    assert _rows(moved) == whole
+    assert lasting_rows(moved) == whole
 
 
 def test_extending_takes_the_files_as_they_are(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (mine / "my" / "my.yaml").write_text(MINE.replace("1e-3, 1", "10, 20"))
-    assert main(["sweep", f"resume={_sweep(mine)}", "sweep.trials=3", "extend=true"]) == 0
-    rows = _rows(_sweep(mine))
+    assert main(["sweep", f"resume={the_sweep(mine)}", "sweep.trials=3", "extend=true"]) == 0
+    rows = lasting_rows(the_sweep(mine))
     assert [float(row["optimizer.lr"]) >= 10 for row in rows] == [False, True, True]
     # From now on it is this one.
     (mine / "my" / "my.yaml").unlink()
-    assert main(["sweep", f"resume={_sweep(mine)}", "sweep.trials=4"]) == 0
-    assert float(_rows(_sweep(mine))[3]["optimizer.lr"]) >= 10
+    assert main(["sweep", f"resume={the_sweep(mine)}", "sweep.trials=4"]) == 0
+    assert float(lasting_rows(the_sweep(mine))[3]["optimizer.lr"]) >= 10
 
 
 def test_what_is_wrong_names_the_users_file(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["sweep", f"resume={_sweep(mine)}", "optimizer.lr=lg(1, 2)"]) == 2
+    assert main(["sweep", f"resume={the_sweep(mine)}", "optimizer.lr=lg(1, 2)"]) == 2
     assert "/files/" not in capsys.readouterr().err
-    assert main(["sweep", f"resume={_sweep(mine)}", "--print-config"]) == 0
+    assert main(["sweep", f"resume={the_sweep(mine)}", "--print-config"]) == 0
     out = capsys.readouterr().out
     assert "# my/my.yaml:3" in out
     assert "/files/" not in out
@@ -131,8 +120,8 @@ def test_a_recipe_is_that_of_dlrun(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     words = ["model=mlp", "model.hidden=[8]", "trainer.epochs=1", "trainer.limit_batches=3", "schedule.warmup=0ep"]
     assert main(["sweep", "config=digits", *words, "optimizer.lr=log(1e-3, 1)", "sweep.trials=1", "sweep.jobs=0"]) == 0
     (tmp_path / "digits.yaml").write_text("seed: 7\n")
-    assert main(["sweep", f"resume={_sweep(tmp_path)}", "sweep.trials=2"]) == 0
-    assert len(_rows(_sweep(tmp_path))) == 2
+    assert main(["sweep", f"resume={the_sweep(tmp_path)}", "sweep.trials=2"]) == 0
+    assert len(lasting_rows(the_sweep(tmp_path))) == 2
 
 
 def test_a_password_in_a_file_is_kept_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,3 +137,30 @@ def test_a_password_in_a_file_is_kept_private(tmp_path: Path, monkeypatch: pytes
     assert [path.read_text() for path in copies] == [Path("my.yaml").read_text()]
     for path in (*copies, folder.path / "sweep.yaml"):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+NET = """\
+from torch import nn
+from dlrun.registry import MODELS
+
+
+@MODELS.register
+def my_net(input_shape, num_classes, *, hidden: int = 4):
+    \"\"\"Two layers.\"\"\"
+    size = input_shape[0] * input_shape[1] * input_shape[2]
+    return nn.Sequential(nn.Flatten(), nn.Linear(size, hidden), nn.ReLU(), nn.Linear(hidden, num_classes))
+"""
+
+
+def test_a_changed_plug_in_is_told(tmp_path: Path) -> None:
+    (tmp_path / "my_net.py").write_text(NET)
+    words = [word for word in TINY if not word.startswith("model")]
+    words += ["plugins=[./my_net.py]", "model=my_net", "optimizer.lr=log(1e-3, 1e-2)", "sweep.jobs=0", "sweep.trials=1"]
+    out, _ = start_sweep(tmp_path, *words).communicate(timeout=120)
+    assert "best of 1 trial" in out
+    told = "plug-in my_net.py was changed since the sweep was last started"
+    for source, changed in ((NET, False), (NET.replace("ReLU", "Tanh"), True)):
+        (tmp_path / "my_net.py").write_text(source)
+        out, _ = start_sweep(tmp_path, f"resume={the_sweep(tmp_path)}", "sweep.trials=2").communicate(timeout=120)
+        assert "best of 2 trials" in out
+        assert (told in out) is changed

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.util
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sweeping import TINY, TROUBLE, rows, start_sweep, the_sweep
 
 from dlrun.cli import main
 from dlrun.errors import ConfigError, UserError
@@ -23,47 +22,9 @@ from dlrun.sweep.launcher import RayOptions, SubmititOptions, make_runner, read_
 from dlrun.sweep.record import Record, Trial, Watch
 from dlrun.sweep.remote import Ending, RemoteRunner
 
-PLUGIN = '''
-import os, signal, time
-from pathlib import Path
-from typing import Literal
-from dlrun.registry import CALLBACKS
-from dlrun.train.fit import Callback
-
-@CALLBACKS.register
-class trouble(Callback):
-    """Does what a trial should not do."""
-    def __init__(self, *, kind: Literal["none", "raise", "memory", "lost", "hang", "nan", "slow"] = "none") -> None:
-        self.kind = kind
-    def epoch_start(self, fit):
-        if fit.state.epoch != 1:
-            return
-        if self.kind == "raise":
-            raise RuntimeError("boom")
-        if self.kind == "memory":
-            raise MemoryError("no more")
-        if self.kind == "lost":
-            mark = fit.run.path / "lost"
-            if not mark.exists():
-                mark.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-        if self.kind == "hang":
-            time.sleep(600)
-        if self.kind == "nan":
-            for parameter in fit.model.parameters():
-                parameter.data.fill_(float("nan"))
-    def step_end(self, fit):
-        if self.kind == "slow":
-            time.sleep(0.1)
-'''
 WORDS = (
     "plugins=[./trouble.py]",
-    "data=synthetic",
-    "data.samples=120",
-    "data.batch_size=16",
-    "model=mlp",
-    "model.hidden=[8]",
-    "trainer.epochs=3",
+    *TINY,
     "sweep.jobs=3",
 )
 LAUNCHERS = {
@@ -81,32 +42,16 @@ launchers = pytest.mark.parametrize(
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "trouble.py").write_text(PLUGIN)
+    (tmp_path / "trouble.py").write_text(TROUBLE)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def start(home: Path, *words: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "dlrun", "sweep", *words],
-        cwd=home,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def rows(home: Path) -> list[dict[str, str]]:
-    (table,) = home.glob("sweeps/*/results.csv")
-    with table.open() as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.slow
 @launchers
 def test_every_kind_of_trouble_has_its_status(home: Path, launcher: str) -> None:
     kinds = ("none", "raise", "memory", "lost", "nan")
-    process = start(
+    process = start_sweep(
         home,
         *WORDS,
         *LAUNCHERS[launcher],
@@ -115,7 +60,7 @@ def test_every_kind_of_trouble_has_its_status(home: Path, launcher: str) -> None
     )
     out, _ = process.communicate(timeout=400)
     assert process.returncode == 0, out
-    found = {row["callbacks.trouble.kind"]: row for row in rows(home)}
+    found = {row["callbacks.trouble.kind"]: row for row in rows(the_sweep(home))}
     assert {kind: row["status"] for kind, row in found.items()} == {
         "none": "ok",
         "raise": "failed",
@@ -133,18 +78,18 @@ def test_every_kind_of_trouble_has_its_status(home: Path, launcher: str) -> None
 @launchers
 def test_pruning_asks_through_the_launcher(home: Path, launcher: str) -> None:
     words = ("optimizer.lr=log(1e-5, 1e-2)", "sweep.trials=6", "sweep.prune=halving", "trainer.epochs=3")
-    process = start(home, *WORDS, *LAUNCHERS[launcher], *words)
+    process = start_sweep(home, *WORDS, *LAUNCHERS[launcher], *words)
     out, _ = process.communicate(timeout=400)
     assert process.returncode == 0, out
-    assert sorted(row["status"] for row in rows(home)) == ["ok"] * 2 + ["pruned"] * 4
-    assert {row["epochs"] for row in rows(home) if row["status"] == "pruned"} == {"1"}
+    assert sorted(row["status"] for row in rows(the_sweep(home))) == ["ok"] * 2 + ["pruned"] * 4
+    assert {row["epochs"] for row in rows(the_sweep(home)) if row["status"] == "pruned"} == {"1"}
 
 
 @pytest.mark.slow
 @launchers
 def test_a_signal_saves_the_trials(home: Path, launcher: str) -> None:
     words = ("callbacks.trouble.kind=slow", "optimizer.lr=log(1e-4, 1e-2)", "sweep.trials=2")
-    process = start(home, *WORDS, *LAUNCHERS[launcher], *words)
+    process = start_sweep(home, *WORDS, *LAUNCHERS[launcher], *words)
     deadline = time.monotonic() + 200
     while not list(home.glob("sweeps/*/trials/*/checkpoints/last.pt")):
         assert time.monotonic() < deadline
@@ -154,10 +99,10 @@ def test_a_signal_saves_the_trials(home: Path, launcher: str) -> None:
     out, _ = process.communicate(timeout=200)
     assert process.returncode == 75, out
     (folder,) = (home / "sweeps").iterdir()
-    process = start(home, f"resume={folder}")
+    process = start_sweep(home, f"resume={folder}")
     out, _ = process.communicate(timeout=400)
     assert process.returncode == 0, out
-    assert [row["status"] for row in rows(home)] == ["ok"] * 2
+    assert [row["status"] for row in rows(the_sweep(home))] == ["ok"] * 2
     # The first epoch of what was interrupted was trained once.
     for log in folder.glob("trials/*/metrics.jsonl"):
         assert log.read_text().count('"event": "eval"') == 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sweeping import lasting_rows
 
 from dlrun.cli import main
 from dlrun.sweep import runner as runners
@@ -144,10 +144,8 @@ def test_hearing_of_it_again_changes_nothing(
 
 
 def _table(root: Path) -> list[dict[str, str]]:
-    (table,) = root.glob("*/results.csv")
-    with table.open() as file:
-        rows = list(csv.DictReader(file))
-    return [{key: value for key, value in row.items() if key not in ("seconds", "memory_mib")} for row in rows]
+    (sweep,) = root.iterdir()
+    return lasting_rows(sweep)
 
 
 def _pretend(

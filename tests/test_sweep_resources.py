@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import statistics
 import subprocess
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from sweeping import rows, the_sweep
 
 from dlrun.sweep.conduct import automatic_jobs, cores, devices
 from dlrun.sweep.record import Trial, Watch
@@ -48,9 +48,7 @@ def _sweep(home: Path, *words: str) -> list[dict[str, str]]:
         [sys.executable, "-m", "dlrun", "sweep", *TINY, *words], cwd=home, capture_output=True, text=True, timeout=500
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    (table,) = home.glob("sweeps/*/results.csv")
-    with table.open() as file:
-        return list(csv.DictReader(file))
+    return rows(the_sweep(home))
 
 
 @pytest.mark.parametrize("jobs", [0, pytest.param(1, marks=pytest.mark.slow)])

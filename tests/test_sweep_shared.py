@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import pwd
 import re
@@ -10,13 +9,13 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sweeping import rows, start_sweep, the_sweep
 
 from dlrun.addresses import masked
 from dlrun.cli import main
@@ -133,14 +132,7 @@ class Machine:
         self.home = home
 
     def start(self, *words: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "dlrun", "sweep", *words],
-            cwd=self.home,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        self.process = start_sweep(self.home, *words)
 
     def end(self, code: int = 0) -> str:
         out, _ = self.process.communicate(timeout=240)
@@ -154,12 +146,10 @@ class Machine:
 
     @property
     def folder(self) -> Path:
-        (found,) = (self.home / "sweeps").iterdir()
-        return found
+        return the_sweep(self.home)
 
     def rows(self) -> list[dict[str, str]]:
-        with (self.folder / "results.csv").open() as file:
-            return list(csv.DictReader(file))
+        return rows(self.folder)
 
     def begun(self) -> set[str]:
         return {path.parent.name for path in self.home.glob("sweeps/*/trials/*/config.yaml")}

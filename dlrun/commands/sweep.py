@@ -127,6 +127,7 @@ def _resumed(path: Path, request: Request) -> tuple[Search, RunFolder, int]:
             f"resume={path}: this would be another search:\n{listed}\nStart a new "
             "sweep, or say extend=true to run the trials that are missing in the new space (those that are done stay)"
         )
+    folders.tell_changed_plugins(saved, search)
     if search.settings.storage is None:
         folders.tell_lost_journal(path)
     return search, RunFolder(path), search.settings.threads or saved.threads

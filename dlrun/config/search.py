@@ -31,6 +31,7 @@ class Search:
         origins: key of an axis -> where it was written.
         warnings: what is most likely not meant.
         origin: where files and words were, of a search that goes on.
+        plugins: absolute paths of the user's modules, and names of installed ones.
     """
 
     config: str | None
@@ -41,6 +42,7 @@ class Search:
     origins: Mapping[str, str]
     warnings: tuple[str, ...] = ()
     origin: Origin | None = None
+    plugins: tuple[str, ...] = ()
     _bases: dict[tuple[tuple[str, str], ...], Composed] = field(default_factory=dict, repr=False)
 
     @property
@@ -87,7 +89,7 @@ def load_search(config: str | None, overrides: Sequence[str], origin: Origin | N
         ConfigError: listing every problem found, before any trial is started.
     """
     composed = compose(config, overrides, origin=origin)
-    load_plugins(composed)
+    plugins = load_plugins(composed) or ()
     axes, problems = _parse(composed.axes)
     try:
         settings = validate_sweep(composed)
@@ -107,8 +109,9 @@ def load_search(config: str | None, overrides: Sequence[str], origin: Origin | N
     except ValueError as error:
         raise ConfigError([f"sweep.space: {error}"]) from None
     origins = {key: axis.where for key, axis in composed.axes.items()}
-    search = Search(config, tuple(overrides), settings, space, replace(composed, problems=()), origins, origin=origin)
-    found = [*composed.problems, *_check_single(search), *check_space(search)]
+    told, composed = composed.problems, replace(composed, problems=())
+    search = Search(config, tuple(overrides), settings, space, composed, origins, origin=origin, plugins=plugins)
+    found = [*told, *_check_single(search), *check_space(search)]
     if found:
         raise ConfigError(list(dict.fromkeys(found)))
     return replace(search, warnings=tuple(_warnings(search)))

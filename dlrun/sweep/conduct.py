@@ -23,6 +23,7 @@ from dlrun.sweep.outcome import Outcome, StageResult
 from dlrun.sweep.plan import plan
 from dlrun.sweep.record import FAILURES, Record
 from dlrun.sweep.runner import InlineRunner, PoolRunner, Runner
+from dlrun.sweep.scalars import counted
 from dlrun.sweep.screen import Screen
 from dlrun.sweep.stages import Searched, Stage, following, limits, outcomes, read_stages
 from dlrun.sweep.storage import failed, open_storage, said
@@ -138,7 +139,7 @@ class Conductor:
         best = confirm.different(ranked, top)
         if not best:
             return
-        epochs = self.outcome.epochs_of(best[0])
+        epochs = max(map(self.outcome.budget, best))
         stage = Stage(last.stage.number + 1, len(best) * seeds, epochs, None, confirms=True)
         result = StageResult(stage, Searched(()))
         # The best may be of several stages, of which each had fixed other axes.
@@ -239,7 +240,7 @@ class Conductor:
         limit = 0 if self.settings.fail_fast else self.settings.max_failures
         if limit is not None and self._failures > limit:
             self.outcome.stopped = (
-                f"{self._failures} trial{'s' if self._failures > 1 else ''} failed, "
+                f"{counted(self._failures, 'trial')} failed, "
                 f"{'sweep.fail_fast=true' if self.settings.fail_fast else f'sweep.max_failures={limit}'}"
             )
             if self._runner is not None:

@@ -9,7 +9,7 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,7 @@ class Saved:
         threads: CPU threads of each trial.
         file: the user's file that ``config`` named; None for a recipe or the defaults.
         folders: of each override, the current folder when it was typed: relative paths are resolved against it.
+        plugins: path of each of the user's modules -> digest of what it was.
     """
 
     config: str | None
@@ -76,6 +77,7 @@ class Saved:
     threads: int
     file: str | None = None
     folders: tuple[str, ...] = ()
+    plugins: Mapping[str, str] = field(default_factory=dict)
 
     def origin(self, path: Path, *, anew: bool) -> Origin:
         """From where the sweep in the folder ``path`` is composed again.
@@ -157,6 +159,7 @@ def write(folder: RunFolder, search: Search, threads: int) -> None:
         "cwd": str(cwd if origin is None else origin.folder),
         **describe(search),
         "threads": threads,
+        "plugins": _digests(search),
     }
     try:
         if not copied:
@@ -187,6 +190,29 @@ def tell_changed_files(path: Path) -> None:
         if not original.is_file() or original.read_bytes() != copy.read_bytes():
             what = "was changed" if original.is_file() else "is gone"
             log.info("%s %s since the sweep began, which goes on with its copy of it", display_path(original), what)
+
+
+def tell_changed_plugins(saved: Saved, search: Search) -> None:
+    """Say which of the user's modules are others than at the last start: no copy of them is run."""
+    now = _digests(search)
+    for path, digest in saved.plugins.items():
+        if path in now and now[path] != digest:
+            log.warning(
+                "plug-in %s was changed since the sweep was last started: the trials that are left run with it as it "
+                "is now, and may not compare with those before",
+                display_path(Path(path)),
+            )
+
+
+def _digests(search: Search) -> dict[str, str]:
+    """Path of each of the user's modules -> digest of its source; of a package, of all its modules."""
+    found = {}
+    for plugin in search.plugins:
+        path = Path(plugin)
+        if path.is_absolute():
+            files = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
+            found[plugin] = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+    return found
 
 
 def read(path: Path) -> Saved:

@@ -75,9 +75,9 @@ class Outcome:
                 return [record for _, record in sorted(done, key=lambda pair: pair[0])][:count]
         return []
 
-    def epochs_of(self, record: Record) -> int | None:
-        """The epochs that the stage of a trial gives to each; None: as the configuration says."""
-        return next(result.stage.epochs for result in self.stages if result.stage.number == record.stage)
+    def budget(self, record: Record) -> int:
+        """The epochs that the stage of a trial gives to each."""
+        return next(self._budget(result) for result in self.stages if result.stage.number == record.stage)
 
     def _budget(self, result: StageResult) -> int:
         return self.epochs if result.stage.epochs is None else result.stage.epochs

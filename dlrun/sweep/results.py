@@ -23,7 +23,7 @@ from dlrun.sweep.identity import place
 from dlrun.sweep.outcome import Outcome
 from dlrun.sweep.page import PAGE, write_page
 from dlrun.sweep.record import Record
-from dlrun.sweep.scalars import number, plain
+from dlrun.sweep.scalars import counted, number, plain
 from dlrun.sweep.screen import shown, told
 from dlrun.yaml_text import as_yaml
 
@@ -128,7 +128,7 @@ def report(search: Search, folder: RunFolder, outcome: Outcome) -> None:
         _confirmed(search, outcome)
     elif best:
         log.info("")
-        log.info("best of %d trials by %s", len(outcome.records), settings.metric)
+        log.info("best of %s by %s", counted(len(outcome.records), "trial"), settings.metric)
         for record in best:
             assert record.score is not None
             log.info("  %-10s  %s  %s", number(float(f"{record.score:.5g}")), record.folder, told(record))

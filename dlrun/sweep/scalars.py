@@ -76,3 +76,8 @@ def plain(value: Any) -> str:
 def number(value: float) -> str:
     """The shortest way to write a number: ``1e-06``, ``0.5``, ``64``."""
     return f"{value:.12g}"
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 trial``, ``2 trials``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

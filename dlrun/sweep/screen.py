@@ -12,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from dlrun.sweep.record import Record
-from dlrun.sweep.scalars import number, plain
+from dlrun.sweep.scalars import counted, number, plain
 from dlrun.sweep.space import Space
 from dlrun.sweep.stages import Stage
 from dlrun.sweep.verdict import Verdict
@@ -56,11 +56,11 @@ class Screen:
             done: trials that are over already.
             recovered: trials that were begun and interrupted.
         """
-        epochs = "" if stage.epochs is None else f", {stage.epochs} epochs each"
+        epochs = "" if stage.epochs is None else f", {counted(stage.epochs, 'epoch')} each"
         if stage.confirms:
-            log.info("confirm     %d trials, the best again with other seeds", stage.trials)
+            log.info("confirm     %s, the best again with other seeds", counted(stage.trials, "trial"))
         else:
-            log.info("stage %d     %d trials%s", stage.number, stage.trials, epochs)
+            log.info("stage %d     %s%s", stage.number, counted(stage.trials, "trial"), epochs)
         width = max((len(axis.key) for axis in space), default=0)
         for axis in space:
             log.info("            %-*s  %s", width, axis.key, axis)

@@ -17,7 +17,7 @@ import numpy as np
 
 from dlrun.sweep.distributions import Choice, Numeric
 from dlrun.sweep.response import Outcome, Response, parabola
-from dlrun.sweep.scalars import number, plain
+from dlrun.sweep.scalars import counted, number, plain
 from dlrun.sweep.space import Axis, Space
 
 Kind = Literal["low_edge", "high_edge", "inside", "no_influence", "values", "unclear"]
@@ -88,7 +88,7 @@ def judge(
         if not response.known(i):
             told = "all trials with a score have the same one: nothing to tell"
             if not response.tied:
-                told = f"only {len(response.scored)} trials have a score: too few to tell"
+                told = f"{counted(len(response.scored), 'trial')} with a score: too few to tell"
             verdicts.append(_unclear(axis, infeasible, told))
         elif isinstance(axis.distribution, Choice):
             verdicts.append(_of_choice(axis, axis.distribution, i, response))

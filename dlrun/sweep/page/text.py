@@ -14,7 +14,7 @@ from dlrun.sweep.confirm import SEED, lead, read_confirm
 from dlrun.sweep.outcome import Outcome, StageResult
 from dlrun.sweep.page.data import complete, importances, in_order, score_text, shown_axes, stage_name, value_text
 from dlrun.sweep.record import Record
-from dlrun.sweep.scalars import plain
+from dlrun.sweep.scalars import counted, plain
 from dlrun.sweep.screen import told
 from dlrun.sweep.space import Axis
 from dlrun.sweep.stages import read_stages
@@ -75,17 +75,13 @@ def _state(search: Search, outcome: Outcome, *, running: bool) -> str:
         )
     if outcome.stopped:
         return f"Stopped: {outcome.stopped}. {len(outcome.records)} of {planned} trials are over ({listed})."
-    return f"Done: {_trials(len(outcome.records))} ({listed})."
+    return f"Done: {counted(len(outcome.records), 'trial')} ({listed})."
 
 
 def _ended(records: Sequence[Record]) -> str:
     """How many trials ended in which way."""
     counts = Counter(label(record.status) for record in sorted(records, key=lambda record: record.number))
     return ", ".join(f"{count} {status}" for status, count in counts.most_common()) or "none is over"
-
-
-def _trials(count: int) -> str:
-    return f"{count} trial" if count == 1 else f"{count} trials"
 
 
 def commands(lines: Iterable[tuple[str, str]]) -> str:
@@ -141,7 +137,7 @@ def _stage(result: StageResult, mode: str) -> str:
     )
     return (
         f"<h3>{escape(stage_name(result).capitalize())}</h3>"
-        f"<p>{_trials(stage.trials)}{epochs} ({escape(_ended(list(result.records.values())))})."
+        f"<p>{counted(stage.trials, 'trial')}{epochs} ({escape(_ended(list(result.records.values())))})."
         + (f" Fixed before: <code>{escape(fixed)}</code>." if fixed else "")
         + "</p><div class='scroll'><table class='verdicts'><thead><tr><th>axis</th><th>searched</th><th>importance</th>"
         f"<th>verdict</th><th>next</th></tr></thead><tbody>{rows}</tbody></table></div>"
