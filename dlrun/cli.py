@@ -6,6 +6,7 @@ Nothing here imports torch or Hydra; a command does when it needs them.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from dlrun import __version__
 from dlrun.commands.request import Request
 from dlrun.commands.table import COMMANDS, FLAGS, Command
 from dlrun.errors import EXIT_DONE, EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError, did_you_mean
+from dlrun.interrupts import patient_interrupts
 
 _USAGE = """\
 usage: dlrun COMMAND [key=value ...] [--help] [--debug]
@@ -51,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
-        return _dispatch(words)
+        with patient_interrupts():
+            return _dispatch(words)
     except SystemExit as leave:
         # argparse has printed the help or its own message.
         return leave.code if isinstance(leave.code, int) else EXIT_FAILURE
@@ -63,7 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         if debug:
             traceback.print_exc()
-        print("interrupted before the first step; there is nothing to resume", file=sys.stderr)
+        resumed = next((word for word in words if word.startswith("resume=")), None)
+        hint = (
+            "there is nothing to resume" if resumed is None else f"go on with  dlrun {words[0]} {shlex.quote(resumed)}"
+        )
+        print(f"interrupted before the first step; {hint}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output (head, less) has left: that is its right.

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dlrun.monitor import is_rate
 from dlrun.runfolder import RunFolder
-from dlrun.scores import is_rate
 from dlrun.yaml_text import as_yaml
 
 _STYLE = """

@@ -9,17 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_NUMBERS = ("loss", "bpc", "bpb", "bpw", "perplexity")
-
-
-def is_rate(name: str) -> bool:
-    """Whether a metric is a share of the samples, shown in percent; or else a number, as losses and perplexities are.
-
-    Args:
-        name: of the metric, with or without its split: ``val/accuracy``.
-    """
-    return not any(word in name for word in _NUMBERS)
-
 
 def confusion_matrix(predicted: Tensor, targets: Tensor, classes: int) -> Tensor:
     """Count pairs of true and predicted class.

@@ -13,5 +13,5 @@ _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 def as_yaml(tree: Mapping[str, Any]) -> str:
     """A plain tree as YAML, its keys in their order."""
-    text: str = yaml.dump(dict(tree), Dumper=_Dumper, sort_keys=False)
+    text: str = yaml.dump(dict(tree), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     return text

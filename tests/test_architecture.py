@@ -17,6 +17,7 @@ LAYERS: dict[str, int] = {
     "dlrun.monitor": 0,
     "dlrun.registry": 0,
     "dlrun.signatures": 0,
+    "dlrun.interrupts": 0,
     "dlrun.terminal_plot": 0,
     "dlrun.timeline": 0,
     "dlrun.types": 0,

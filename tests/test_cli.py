@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from helpers import Dlrun, compose_faster, dlrun_process
 
-from dlrun import __version__
+from dlrun import __version__, cli
+from dlrun.cli import main
 from dlrun.config.files import recipes
 from dlrun.registry import REGISTRIES
 
@@ -225,6 +226,41 @@ QUICK = [
     ["inspect", "cells", "checkpoint=a", "cells=3"],
     ["train", "--print-config"],
 ]
+
+
+def test_an_interrupted_command_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(words: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_dispatch", interrupt)
+    assert main(["sweep", "resume=a sweep"]) == 130
+    assert "go on with  dlrun sweep 'resume=a sweep'" in capsys.readouterr().err
+    assert main(["train"]) == 130
+    assert "there is nothing to resume" in capsys.readouterr().err
+
+
+def test_an_interrupt_waits_until_torch_is_there(tmp_path: Path) -> None:
+    """In the middle of its import, C++ would abort the process."""
+    code = (
+        "import os, signal, sys, types\n"
+        "from dlrun.interrupts import patient_interrupts\n"
+        "torch = sys.modules['torch'] = types.ModuleType('torch')\n"
+        "torch.__spec__ = types.SimpleNamespace(_initializing=True)\n"
+        "passed = False\n"
+        "try:\n"
+        "    with patient_interrupts():\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        passed = True\n"
+        "        torch.__spec__._initializing = False\n"
+        "        signal.pause()\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted', passed)\n"
+        "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "interrupted True\n", done.stderr
 
 
 def test_quick_answers_do_not_import_torch(tmp_path: Path) -> None:

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+import torch
 import yaml
 from sweeping import TINY, TROUBLE, lasting_rows, rows, start_sweep, the_sweep
 
+from dlrun import checkpoint
 from dlrun.cli import main
 from dlrun.config.search import load_search
 from dlrun.errors import ConfigError
 from dlrun.runfolder import RunFolder
+from dlrun.sweep import results
 from dlrun.sweep.check import check_sweep
+from dlrun.sweep.doubts import doubts
 from dlrun.sweep.journal import Journal
 from dlrun.sweep.record import Trial, Watch
 from dlrun.sweep.trial import run_trial
@@ -123,7 +131,7 @@ def test_an_exploding_loss_ends_a_trial(home: Path) -> None:
     assert run(*words) == 0
     found = {row["optimizer.lr"]: row for row in rows(the_sweep(home))}
     assert (found["10"]["status"], found["10"]["epochs"]) == ("diverged", "1")
-    assert "is more than 3 times that of the first step (2.3" in found["10"]["reason"]
+    assert "is more than 3 times what it began with (2.3" in found["10"]["reason"]
     assert found["0.01"]["status"] == "ok"
     assert run(*words, "sweep.explode=null", "sweep.root=kept") == 0
     (kept,) = (home / "kept").iterdir()
@@ -262,6 +270,23 @@ def test_a_signal_saves_the_trials(home: Path) -> None:
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0, out
     assert [row["status"] for row in rows(the_sweep(home))] == ["ok"] * 3
+
+
+def test_a_signal_while_the_pool_is_warmed(home: Path) -> None:
+    process = start_sweep(home, *TINY, "optimizer.lr=log(1e-3, 1)", "sweep.trials=3", "sweep.jobs=2")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    if not children.exists():
+        pytest.skip("this system does not list the children of a process")
+    deadline = time.monotonic() + 60
+    while not children.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.5)
+    # As a terminal does: to all that belong to the command.
+    os.killpg(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=120)
+    assert "Traceback" not in out
+    assert process.returncode in (75, 130), out
 
 
 def _wait_for(home: Path, pattern: str) -> None:
@@ -492,6 +517,82 @@ def test_nothing_is_written_into_a_folder_that_another_trial_is_training_in(home
     assert {item.name for item in path.iterdir()} <= {".lock", "checkpoints"}
 
 
+BROKEN = '''
+from pathlib import Path
+from dlrun.registry import CALLBACKS
+from dlrun.train.fit import Callback
+
+@CALLBACKS.register
+class fragile(Callback):
+    """Fails in the second epoch while there is a file ``broken``."""
+    def __init__(self, *, strong: bool = False) -> None:
+        self.strong = strong
+    def epoch_start(self, fit):
+        if fit.state.epoch == 1 and not self.strong and Path("broken").exists():
+            raise RuntimeError("boom")
+'''
+
+
+def test_what_failed_is_run_again_when_its_cause_is_mended(home: Path) -> None:
+    (home / "fragile.py").write_text(BROKEN)
+    (home / "broken").touch()
+    words = ("plugins=[./fragile.py]", "callbacks.fragile.strong=choice(true, false)", "sweep.search=grid")
+    code, out = run_apart(home, *words, "sweep.jobs=0", "sweep.confirm={top: 1, seeds: 2}")
+    assert code == 0, out
+    first = rows(the_sweep(home))
+    assert sorted(row["status"] for row in first[:2]) == ["failed", "ok"]
+    (number,) = (i for i, row in enumerate(first) if row["status"] == "failed")
+    again = f"dlrun sweep resume=sweeps/{the_sweep(home).name} retry=failed"
+    assert f"run again   {again}" in out
+    assert again in (the_sweep(home) / "report.html").read_text()
+    failed = the_sweep(home) / "trials" / first[number]["folder"]
+    assert (failed / "error.txt").is_file()
+
+    def resume(*more: str) -> str:
+        process = start_sweep(home, f"resume={the_sweep(home)}", *more)
+        out, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, out
+        return out
+
+    # Without the word it stays; while its cause is there it fails again.
+    assert "again     " not in resume()
+    assert "again       1 trial of stage 1" in resume("retry=oom,failed")
+    assert [row["status"] for row in rows(the_sweep(home))] == [row["status"] for row in first]
+    (home / "broken").unlink()
+    assert "retry=" not in resume("retry=failed")
+    table = lasting_rows(the_sweep(home))
+    assert [row["status"] for row in table] == ["ok"] * 4
+    # From its own checkpoint: the value of the option changes nothing else.
+    assert (table[1]["score"], table[1]["epochs"]) == (table[0]["score"], table[0]["epochs"])
+    assert not (failed / "error.txt").exists()
+    assert "again     " not in resume("retry=failed")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("optimizer.lr=log(1e-3, 1)", "retry=failed"), "retry= is about a sweep that was begun"),
+        (("resume={folder}", "retry=fail"), "retry=fail: did you mean failed?"),
+        (("resume={folder}", "retry=failed,diverged"), "retry=failed,diverged: known: failed, oom, timeout"),
+    ],
+)
+def test_what_cannot_be_run_again(
+    home: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
+) -> None:
+    assert run("optimizer.lr=log(1e-3, 1)", "sweep.trials=1", "sweep.jobs=0") == 0
+    assert main(["sweep", *(word.format(folder=the_sweep(home)) for word in words)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_seeds_that_are_searched_are_no_settings_to_confirm(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("seed=choice(1, 2)", "optimizer.lr=choice(0.01, 0.02)", "sweep.search=grid", "sweep.trials=4")
+    assert run(*words, "sweep.confirm={top: 2, seeds: 2}", "sweep.jobs=0") == 0
+    confirmed = [(row["optimizer.lr"], row["seed"]) for row in rows(the_sweep(home)) if row["stage"] == "2"]
+    assert sorted(confirmed) == [(rate, seed) for rate in ("0.01", "0.02") for seed in ("1", "2")]
+    out = capsys.readouterr().out
+    assert "seed=" not in out[out.index("the best with other seeds") :]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -539,6 +640,154 @@ def test_a_full_disk_is_told(home: Path, monkeypatch: pytest.MonkeyPatch, capsys
     error = capsys.readouterr().err
     assert "journal.log: cannot be written: No space left on device" in error
     assert f"dlrun sweep resume={the_sweep(home)}" in error
+
+
+def test_trials_wait_for_room_on_the_disk(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = checkpoint.save
+
+    def full(path: Path, *rest: Any, **options: Any) -> None:
+        if "1-0001" not in str(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        whole(path, *rest, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "save", full)
+        assert run("optimizer.lr=log(1e-3, 1e-2)", "sweep.trials=3", "sweep.jobs=0") == 75
+    out = capsys.readouterr().out
+    # A score without a checkpoint is none: it is neither done nor a failure.
+    assert "stopped     No space left on device" in out
+    assert "1-0002/checkpoints/last.pt): make room before it goes on" in out
+    assert [row["status"] for row in rows(the_sweep(home))] == ["ok"]
+    assert main(["sweep", f"resume={the_sweep(home)}"]) == 0
+    assert [row["status"] for row in rows(the_sweep(home))] == ["ok"] * 3
+    assert len(list(the_sweep(home).glob("trials/*/checkpoints/best.pt"))) == 3
+
+
+def test_a_trial_that_takes_the_process_with_it_fails_at_the_next_start(home: Path) -> None:
+    words = ("plugins=[./trouble.py]", "callbacks.trouble.kind=choice(none, killed)", "sweep.search=grid")
+    # Trials as quick as these run in the process of the sweep.
+    code, _ = run_apart(home, *words)
+    assert code == -signal.SIGKILL
+    process = start_sweep(home, f"resume={the_sweep(home)}")
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, out
+    assert {row["callbacks.trouble.kind"]: row["status"] for row in rows(the_sweep(home))} == {
+        "none": "ok",
+        "killed": "oom",
+    }
+
+
+def test_a_sweep_ends_by_the_clock(home: Path) -> None:
+    slow = ("plugins=[./trouble.py]", "callbacks.trouble.kind=slow", "optimizer.lr=log(1e-3, 1e-2)", "sweep.trials=40")
+    code, out = run_apart(home, *slow, "sweep.jobs=0", "sweep.max_time=2s")
+    assert code == 75, out
+    assert "stopped     sweep.max_time=2s is over" in out
+    assert "go on with  dlrun sweep resume=" in out
+    done = len(rows(the_sweep(home)))
+    assert done < 40
+    process = start_sweep(home, f"resume={the_sweep(home)}", "sweep.max_time=null", f"sweep.trials={done + 1}")
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, out
+    assert [row["status"] for row in rows(the_sweep(home))] == ["ok"] * (done + 1)
+
+
+def test_a_signal_while_the_results_are_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = results.write
+
+    def interrupted(*arguments: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        write(*arguments)
+
+    monkeypatch.setattr(results, "write", interrupted)
+    assert run("optimizer.lr=log(1e-3, 1e-2)", "sweep.trials=1", "sweep.jobs=0") == 0
+    assert [row["status"] for row in rows(the_sweep(home))] == ["ok"]
+    assert (the_sweep(home) / "report.html").is_file()
+
+
+@pytest.mark.parametrize("prune", ["none", "halving"])
+def test_checkpoints_of_the_best_are_kept(home: Path, prune: str) -> None:
+    words = ("optimizer.lr=log(1e-3, 1)", "sweep.trials=6", "sweep.jobs=0", f"sweep.prune={prune}", "sweep.keep=2")
+    assert run(*words, "sweep.min_epochs=1", "sweep.eta=2") == 0
+    found = rows(the_sweep(home))
+    done = sorted((row for row in found if row["status"] == "ok"), key=lambda row: float(row["score"]))
+    kept = {path.parent.parent.name for path in the_sweep(home).glob("trials/*/checkpoints/*.pt")}
+    assert kept == {row["folder"] for row in done[:2]}
+    assert main(["eval", f"checkpoint={the_sweep(home) / 'trials' / done[0]['folder']}", "split=val"]) == 0
+    # A trial without checkpoints is no trial that is missing.
+    assert main(["sweep", f"resume={the_sweep(home)}"]) == 0
+    assert [row["status"] for row in rows(the_sweep(home))] == [row["status"] for row in found]
+
+
+@pytest.mark.parametrize("search", ["tpe", "gp"])
+def test_what_samplers_know_is_extended(home: Path, search: str) -> None:
+    words = ("optimizer=choice(sgd, adam)", "optimizer.lr=uniform(0.01, 0.1)", "trainer.epochs=1", "sweep.jobs=0")
+    assert run(*words, "sweep.trials=3", f"sweep.search={search}") == 0
+    more = ("optimizer=choice(sgd, adam, adamw)", "optimizer.lr=log(1e-3, 0.1)", "sweep.trials=6", "extend=true")
+    assert main(["sweep", f"resume={the_sweep(home)}", *more]) == 0
+    assert main(["sweep", f"resume={the_sweep(home)}", "sweep.trials=7"]) == 0
+    assert [row["status"] for row in rows(the_sweep(home))] == ["ok"] * 7
+
+
+def test_an_extended_grid_has_each_point_once(home: Path) -> None:
+    words = ("optimizer.lr=log(1e-3, 1e-1)", "sweep.search=grid", "sweep.points=3", "trainer.epochs=1", "sweep.jobs=0")
+    assert run(*words) == 0
+    first = [row["optimizer.lr"] for row in rows(the_sweep(home))]
+    resume = f"resume={the_sweep(home)}"
+    # Stopped at once, so that a later start plans it once more.
+    assert main(["sweep", resume, "sweep.points=5", "extend=true", "sweep.fail_fast=true"]) == 0
+    assert main(["sweep", resume]) == 0
+    found = [row["optimizer.lr"] for row in rows(the_sweep(home))]
+    assert found[:3] == first
+    assert sorted(map(float, found)) == pytest.approx([1e-3, 10**-2.5, 1e-2, 10**-1.5, 1e-1], rel=1e-4)
+
+
+def test_an_element_of_a_list(home: Path) -> None:
+    words = ("optimizer=adam", "optimizer.betas.0=logit(0.5, 0.99)", "model.hidden.0=int(4, 9)", "sweep.trials=2")
+    assert run(*words, "trainer.epochs=1", "sweep.jobs=0") == 0
+    best = yaml.safe_load((the_sweep(home) / "best.yaml").read_text())
+    row = min(rows(the_sweep(home)), key=lambda row: float(row["score"]))
+    assert best["optimizer"]["betas"] == [float(row["optimizer.betas.0"]), 0.999]
+    assert best["model"]["hidden"] == [int(row["model.hidden.0"])]
+    (problem,) = problems("optimizer=adam", "optimizer.betas.0=uniform(0.5, 1.5)")
+    assert problem.startswith("override optimizer.betas.0=uniform(0.5, 1.5): optimizer.betas: must be a number >= 0")
+
+
+def test_a_network_that_has_learned_elsewhere_has_not_diverged() -> None:
+    """A batch of it costs next to nothing by luck, others cost more."""
+    stops: list[str] = []
+    loss = torch.nn.functional.cross_entropy
+    fit = SimpleNamespace(
+        task=SimpleNamespace(loss=loss),
+        epoch_reading=SimpleNamespace(losses=[0.0768]),
+        state=SimpleNamespace(request_stop=lambda reason, message: stops.append(message)),
+    )
+    watcher = Watcher(Trial(1, 1, {}, {}, "trial", Watch("val/loss", "min", 3.0)), lambda *asked: "go")
+    watcher.fit_start(cast(Fit, fit))
+    scores, labels = torch.randn(8, 10), torch.arange(8)
+    assert torch.equal(fit.task.loss(scores, labels), loss(scores, labels))
+    assert fit.task.loss is loss
+    for cost, stopped in ((0.251, False), (3 * math.log(10) - 0.01, False), (3 * math.log(10) + 0.01, True)):
+        watcher.log(cast(Fit, fit), {"train/loss": cost})
+        assert bool(stops) is stopped
+    # A resumed one knows what it began with.
+    other = Watcher(Trial(1, 1, {}, {}, "trial", Watch("val/loss", "min", 3.0)), lambda *asked: "go")
+    other.load_state_dict(watcher.state_dict())
+    other.fit_start(cast(Fit, fit))
+    assert fit.task.loss is loss
+    other.log(cast(Fit, fit), {"train/loss": 7.0})
+    assert len(stops) == 2
+
+
+def test_a_deleted_trial_is_not_evaluated(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("optimizer.lr=log(1e-3, 1e-2)", "sweep.trials=1", "sweep.jobs=0") == 0
+    assert "dlrun eval" in capsys.readouterr().out
+    shutil.rmtree(the_sweep(home) / "trials" / "1-0001")
+    assert main(["sweep", f"resume={the_sweep(home)}"]) == 0
+    out = capsys.readouterr().out
+    assert "dlrun train config=" in out
+    assert "dlrun eval" not in out
 
 
 @pytest.mark.parametrize("search", ["sobol", "grid", "tpe"])
@@ -604,6 +853,12 @@ RATE = "optimizer.lr=log(1e-3, 1)"
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (("sweep.metric=val/accuracy",), "override sweep.metric=val/accuracy: sweep.metric: say whether large values"),
+        (("sweep.max_time=3ep",), "sweep.max_time: 3ep is not a time: write it in s, min or h"),
+        (
+            ("trainer.epochs=int(1, 3)", "sweep.stages=[{trials: 4, epochs: 2}]"),
+            "sweep.stages.0.epochs: trainer.epochs is searched: leave out one of the two",
+        ),
         (("sweep.confirm={topp: 1, seeds: 2}",), "sweep.confirm.topp: unknown key; did you mean top?"),
         (("sweep.timeout=5ep",), "sweep.timeout: 5ep is not a time: write it in s, min or h"),
         (("sweep.launcher_options={cpus: 2}",), "sweep.launcher=local has none"),
@@ -645,14 +900,55 @@ def test_wrong_settings_are_told_before_the_first_trial(words: tuple[str, ...], 
 def test_right_settings_are_not_refused() -> None:
     grid = ("sweep.search=grid", "optimizer.momentum=choice(0, 0.9) when optimizer.lr=1")
     stages = "sweep.stages=[{trials: 6}, {trials: 6, epochs: 2, space: {optimizer.name: 'choice(sgd, lion)'}}]"
+    check_sweep(load_search(None, [*TINY, RATE, "sweep.metric=val/accuracy", "sweep.mode=max"]))
+    check_sweep(load_search(None, [*TINY, RATE, "sweep.metric=val/accuracy", "sweep.mode=min"]))
+    check_sweep(load_search("two_layer_net", ["sweep.metric=val/top5", "data.root=."]))
     check_sweep(load_search(None, [*TINY, RATE, *grid, "sweep.confirm={top: 1, seeds: 2}", "sweep.timeout=5min"]))
     check_sweep(load_search(None, [*TINY, RATE, "optimizer=choice(sgd, adam)", stages]))
 
 
 def test_a_wide_range_without_log_is_warned_about() -> None:
     search = load_search(None, [*TINY, "optimizer.lr=uniform(1e-4, 1e-1)"])
-    assert len(search.warnings) == 1
-    assert "write log(0.0001, 0.1)" in search.warnings[0]
+    (told,) = doubts(search)
+    assert "write log(0.0001, 0.1)" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("loss=choice(cross_entropy, focal)",), "loss: val/loss of different losses cannot be compared"),
+        (("loss.label_smoothing=uniform(0, 0.9)",), "such as sweep.metric=val/accuracy sweep.mode=max"),
+        (("data.split_seed=int(0, 5)",), "data.split_seed: val/loss is of other samples from trial to trial"),
+        ((RATE, "sweep.prune=halving", "sweep.min_epochs=3"), "stops no trial: it first looks after 3 epochs"),
+        ((RATE, "sweep.prune=median", "sweep.stages=[{trials: 9, epochs: 1}]"), "none is trained for more than 1"),
+        (("trainer.epochs=int(1, 4)", "sweep.prune=median", "sweep.min_epochs=4"), "none is trained for more than 4"),
+    ],
+)
+def test_what_is_most_likely_not_meant(words: tuple[str, ...], message: str) -> None:
+    (told,) = doubts(load_search(None, [*TINY, *words]))
+    assert message in told
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (RATE, "seed=int(1, 5)", "data.batch_size=choice(8, 16)"),
+        ("loss=choice(cross_entropy, focal)", "sweep.metric=val/accuracy", "sweep.mode=max"),
+        ("trainer.epochs=int(1, 4)", "sweep.prune=halving", "sweep.min_epochs=3"),
+        (RATE, "sweep.prune=halving", "sweep.stages=[{trials: 9, epochs: 1}, {trials: 3, epochs: 2}]"),
+    ],
+)
+def test_what_may_well_be_meant(words: tuple[str, ...]) -> None:
+    assert not list(doubts(load_search(None, [*TINY, *words])))
+
+
+@pytest.mark.parametrize("search", ["random", "sobol"])
+def test_no_point_is_tried_twice(home: Path, capsys: pytest.CaptureFixture[str], search: str) -> None:
+    words = ("optimizer=choice(sgd, adam)", "data.batch_size=int(15, 16)", "sweep.trials=9", f"sweep.search={search}")
+    assert run(*words, "trainer.epochs=1", "sweep.jobs=0") == 0
+    assert "the space has 4 points: each is tried once" in capsys.readouterr().out
+    found = [(row["optimizer"], row["data.batch_size"]) for row in rows(the_sweep(home))]
+    assert sorted(found) == [("adam", "15"), ("adam", "16"), ("sgd", "15"), ("sgd", "16")]
 
 
 def test_axes_in_a_file(home: Path) -> None:
@@ -757,7 +1053,7 @@ def test_training_refuses_a_space(home: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_an_unknown_metric_is_told_before_the_first_trial(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("optimizer.lr=log(1e-3, 1)", "sweep.metric=val/acuracy") == 2
+    assert run("optimizer.lr=log(1e-3, 1)", "sweep.metric=val/acuracy", "sweep.mode=max") == 2
     assert "did you mean val/accuracy" in capsys.readouterr().err
     assert not (home / "sweeps").exists()
 

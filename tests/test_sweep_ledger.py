@@ -352,3 +352,52 @@ def test_a_journal_that_ends_anywhere_gives_each_trial_once(tmp_path: Path) -> N
             assert again.finish(found, _record(found))
         assert len(set(taken)) == len(taken)
         assert sorted(again.records()) == [1, 2, 3, 4]
+
+
+def _fail(ledger: Ledger, ticket: Ticket) -> None:
+    assert ledger.finish(ticket, Record(ticket.number, 1, "failed", ticket.values, reason="boom"))
+
+
+def test_what_failed_is_run_again_under_its_number(ledgers: Any) -> None:
+    ledger = ledgers(None)
+    ledger.plan(1, VALUES[:2])
+    for ticket in (ledger.take(), ledger.take()):
+        assert not ticket.again
+        _fail(ledger, ticket) if ticket.number == 1 else ledger.finish(ticket, _record(ticket))
+    assert ledger.retry(("oom",)) == []
+    assert [record.number for record in ledger.retry(("failed", "oom"))] == [1]
+    # It counts as open from now on, also at the next start, and only once.
+    later = ledgers(None)
+    later.plan(1, VALUES[:2])
+    assert (later.waiting(), list(later.records())) == (1, [2])
+    assert later.retry(("failed",)) == []
+    ticket = later.take()
+    assert (ticket.number, ticket.values, ticket.resumed, ticket.again) == (1, VALUES[0], True, True)
+    # Killed in between: its own again, and still one that is to be run in spite of its end.
+    last = ledgers(None)
+    last.plan(1, VALUES[:2])
+    last.recover()
+    ticket = last.take()
+    assert (ticket.number, ticket.again) == (1, True)
+    assert last.finish(ticket, _record(ticket))
+    assert {number: record.status for number, record in last.records().items()} == {1: "ok", 2: "ok"}
+    assert last.take() is None
+    assert last.retry(("failed",)) == []
+
+
+def test_two_machines_run_again_what_failed_once(ledgers: Any) -> None:
+    one, two = ledgers("one"), ledgers("two")
+    for ledger in (one, two):
+        ledger.plan(1, VALUES[:1])
+    _fail(one, one.take())
+    # Both were asked to, and looked before either had written.
+    replaced = one.retry(("failed",))
+    assert [record.number for record in replaced] == [1]
+    assert two.retry(("failed",)) == []
+    ticket = two.take()
+    assert ticket.again
+    assert one.take() is None
+    # Its machine dies: another one goes on, and knows that too.
+    two.close()
+    _until(lambda: one.recover())
+    assert one.take().again

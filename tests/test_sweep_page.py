@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 import shlex
@@ -19,6 +21,7 @@ from hypothesis import strategies as st
 from sweep_outcomes import WORDS, example_outcome, example_search
 
 from dlrun.config.search import Search, load_search
+from dlrun.config.sources import Origin
 from dlrun.runfolder import RunFolder
 from dlrun.sweep import results
 from dlrun.sweep.distributions import Choice, Numeric, Scale
@@ -29,7 +32,8 @@ from dlrun.sweep.page.commands import next_sweep
 from dlrun.sweep.page.data import chart_data, short_names
 from dlrun.sweep.page.ticks import ticks
 from dlrun.sweep.record import Record
-from dlrun.sweep.scalars import same
+from dlrun.sweep.results import table
+from dlrun.sweep.scalars import plain, same
 from dlrun.sweep.space import Axis
 from dlrun.sweep.stages import Fixed, Searched, Stage
 
@@ -301,7 +305,8 @@ def test_the_page_tells_in_text_what_the_charts_show(outcome: Outcome, written: 
     assert f"dlrun eval checkpoint='sweeps/a sweep/trials/{outcome.best('min')[0].folder}'" in found.shown
     assert "Done: 85 trials" in found.shown
     assert "Running" not in found.shown
-    assert "resume=" not in found.shown
+    assert "Go on with the trials that are missing" not in found.shown
+    assert "dlrun sweep resume='sweeps/a sweep' retry=failed,oom,timeout" in found.shown
 
 
 def test_a_stopped_sweep_and_a_running_one_say_so(search: Search, outcome: Outcome) -> None:
@@ -607,3 +612,27 @@ def test_browser_draws_a_sweep_without_scores_and_one_without_trials(
         assert browser.js("document.querySelectorAll('#axes path.mark').length") == marks
         assert browser.js("document.querySelectorAll('img').length") == 0
     assert browser.complaints == []
+
+
+def test_the_next_sweep_leaves_out_the_ranges_that_stages_were_given() -> None:
+    given = "sweep.stages=[{trials: 60, epochs: 3}, {trials: 25, epochs: 6, space: {optimizer.lr: 'log(1e-3, 1e-2)'}}]"
+    search = example_search(given)
+    command = next_sweep(search, example_outcome(search, COUNTS)) or ""
+    assert "sweep.stages=[{epochs: 3, trials: 60}, {epochs: 6, trials: 25}]" in command
+    assert "space" not in command
+
+
+def test_the_next_sweep_begins_where_its_files_are(search: Search, outcome: Outcome, tmp_path: Path) -> None:
+    here = replace(search, origin=Origin(None, Path.cwd(), ()))
+    assert (next_sweep(here, outcome) or "").startswith("dlrun sweep ")
+    there = replace(search, origin=Origin(None, tmp_path / "a b", ()))
+    assert (next_sweep(there, outcome) or "").startswith(f"cd '{tmp_path}/a b' && dlrun sweep ")
+
+
+def test_the_table_has_what_was_fixed_for_later_stages(search: Search, outcome: Outcome) -> None:
+    fixed = outcome.stages[1].searched.settings
+    assert fixed
+    found = list(csv.DictReader(io.StringIO(table(search, outcome))))
+    for row in found:
+        if row["stage"] == "2":
+            assert {key: row[key] for key in fixed} == {key: plain(value) for key, value in fixed.items()}

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from dlrun.sweep.distributions import Choice, Numeric
 from dlrun.sweep.notation import looks_like_axis, parse_axis
+from dlrun.sweep.plan import plan
 from dlrun.sweep.scalars import literal, written
-from dlrun.sweep.space import Axis, Condition, draw, grid, in_order, wide_without_log
+from dlrun.sweep.space import Axis, Condition, draw, every, grid, in_order, wide_without_log
 
 
 @pytest.mark.parametrize(
@@ -281,3 +282,34 @@ def test_an_axis_names_its_condition() -> None:
     axis = Axis("k", Choice((1, 2)), Condition("optimizer", ("sgd", "adam")))
     assert str(axis) == "choice(1, 2) when optimizer in [sgd, adam]"
     assert parse_axis("k", str(axis)) == axis
+
+
+@given(
+    st.sampled_from(["random", "sobol"]),
+    st.integers(1, 40),
+    st.integers(1, 4),
+    st.integers(1, 20),
+    st.integers(0, 99),
+)
+def test_a_small_space_is_planned_without_repetition(search: str, trials: int, sizes: int, top: int, seed: int) -> None:
+    space = (
+        parse_axis("a", f"choice({', '.join('xyzuvw'[: sizes + 1])})"),
+        parse_axis("n", f"int_log(1, {top + 1}) when a in [x, y]"),
+    )
+
+    def planned(count: int) -> list[dict[str, Any]]:
+        return plan(space, search, trials=count, seed=seed, stage=1, points=3, fixed={})
+
+    points = list(every(space, {}))
+    assert len(points) == 2 * (top + 1) + sizes - 1
+    found = planned(trials)
+    written = {repr(sorted(point.items())) for point in found}
+    assert len(written) == len(found) == min(trials, len(points))
+    assert written <= {repr(sorted(point.items())) for point in points}
+    # A longer plan begins like a shorter one, and a point is only ever replaced when it was there before.
+    assert planned(trials + 7)[: len(found)] == found
+
+
+def test_a_space_with_an_interval_has_points_enough() -> None:
+    space = (parse_axis("a", "choice(x, y)"), parse_axis("r", "uniform(0, 1)"))
+    assert len(plan(space, "random", trials=50, seed=0, stage=1, points=3, fixed={})) == 50

@@ -274,3 +274,23 @@ def test_importance() -> None:
     assert response.importance(0) > 0.9
     assert response.importance(1) < 0.05
     assert math.isnan(Response(space, []).importance(0))
+
+
+@pytest.mark.parametrize("trials", [10, 16, 40])
+@pytest.mark.parametrize("cliff", [0.7, 0.8, 0.9])
+def test_nobody_is_sent_to_where_trials_diverge(cliff: float, trials: int) -> None:
+    """The commonest surface of a learning rate: better and better, up to where the loss explodes."""
+    space, extended = space_of(2), []
+    axis = space[0].distribution
+    assert isinstance(axis, Numeric)
+    for seed in range(60):
+        generator = np.random.default_rng(seed)
+        positions = generator.random((trials, 2))
+        diverged = positions[:, 0] > cliff
+        scores = positions[:, 0] + 0.05 * generator.standard_normal(trials)
+        verdict = judge(space, outcomes(space, positions, scores, diverged), seed)[0]
+        if diverged.any() and verdict.kind == "high_edge":
+            extended.append(seed)
+        if verdict.kind == "inside" and verdict.infeasible is not None:
+            assert verdict.next.distribution.high < axis.at(verdict.infeasible[1] + 0.05)
+    assert not extended

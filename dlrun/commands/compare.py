@@ -13,8 +13,8 @@ from dlrun.config.sources import display_path, read_yaml
 from dlrun.errors import EXIT_DONE, UserError
 from dlrun.logs import log, start_console
 from dlrun.members import outcomes_in, spreads
+from dlrun.monitor import is_rate
 from dlrun.runfolder import finite
-from dlrun.scores import is_rate
 from dlrun.spread import Difference, Spread, difference, paired_difference
 
 _ELSEWHERE = frozenset(

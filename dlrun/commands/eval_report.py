@@ -10,6 +10,7 @@ from typing import Any
 
 from dlrun.config.sources import display_path
 from dlrun.logs import log
+from dlrun.monitor import is_rate
 from dlrun.runfolder import finite
 
 _NAMES = {"accuracy": "top-1", "top5": "top-5"}
@@ -23,8 +24,6 @@ def metrics_of(report: Mapping[str, Any]) -> list[str]:
 
 def print_report(report: Mapping[str, Any]) -> None:
     """One checkpoint in detail."""
-    from dlrun.scores import is_rate
-
     log.info("checkpoint  %s (step %d)", report["checkpoint"], report["step"])
     if report.get("weights"):
         log.info("weights     %s", report["weights"])
@@ -106,8 +105,6 @@ def print_table(title: str, rows: Sequence[tuple[str, Mapping[str, Any]]], names
 
 def print_gain(rows: Sequence[tuple[str, Mapping[str, Any]]], names: Sequence[str], title: str = "") -> None:
     """A table whose last line is what the last row has more than the one before."""
-    from dlrun.scores import is_rate
-
     print_table(title, rows, names)
     width = max(len(label) for label, _ in [(title, {}), *rows])
     base, best = rows[-2][1], rows[-1][1]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,11 +19,14 @@ from dlrun.config.explain import explain
 from dlrun.config.schema import Config
 from dlrun.config.search import Search, load_search
 from dlrun.config.sources import KeyPath
-from dlrun.errors import EXIT_DONE, EXIT_FAILURE, EXIT_RESUMABLE, ConfigError, UserError
+from dlrun.errors import EXIT_DONE, EXIT_FAILURE, EXIT_RESUMABLE, ConfigError, UserError, did_you_mean
 from dlrun.logs import start_console, start_file, stop_file
 from dlrun.runfolder import RunFolder
 from dlrun.sweep.check import check_sweep
+from dlrun.sweep.doubts import doubts
 from dlrun.sweep.launcher import read_launcher
+from dlrun.sweep.record import REPEATABLE
+from dlrun.units import Duration
 
 if TYPE_CHECKING:
     from dlrun.sweep.conduct import Conductor
@@ -44,22 +49,35 @@ def sweep(request: Request) -> int:
     if resume is not None and "config" in request.reserved:
         raise ConfigError(["resume= and config= exclude each other: a resumed sweep has its own configuration"])
     if resume is None:
-        if "extend" in request.reserved:
-            raise ConfigError(["extend= is about a sweep that was begun: say which one, with resume=SWEEP_FOLDER"])
+        for word in ("extend", "retry"):
+            if word in request.reserved:
+                raise ConfigError([f"{word}= is about a sweep that was begun: say which one, with resume=SWEEP_FOLDER"])
         search = load_search(request.reserved.get("config"), request.overrides)
         folder, threads = None, None
     else:
         search, folder, threads = _resumed(Path(resume).expanduser(), request)
     check_sweep(search)
+    again = _repeated(request.reserved.get("retry"))
     if request.print_config:
         print(masked(_explained(search)))
         return EXIT_DONE
-    for warning in search.warnings:
+    for warning in doubts(search):
         log.warning("%s", warning)
-    return _sweep(search, folder, threads, extend=request.reserved.get("extend") == "true")
+    return _sweep(search, folder, threads, extend=request.reserved.get("extend") == "true", retry=again)
 
 
-def _sweep(search: Search, folder: RunFolder | None, threads: int | None, *, extend: bool) -> int:
+def _repeated(text: str | None) -> tuple[str, ...]:
+    """The statuses of the trials that are to be run again."""
+    statuses = () if text is None else tuple(text.strip("[]").replace(" ", "").split(","))
+    for status in statuses:
+        if status not in REPEATABLE:
+            raise UserError(f"retry={text}: {did_you_mean(status, REPEATABLE)}; several with commas between them")
+    return statuses
+
+
+def _sweep(
+    search: Search, folder: RunFolder | None, threads: int | None, *, extend: bool, retry: tuple[str, ...]
+) -> int:
     # torch is imported here: a mistake in the space was told before. A pool's first process does so at the same time.
     if search.settings.jobs and search.settings.launcher == "local":
         from dlrun.sweep.warming import warm_up
@@ -83,15 +101,16 @@ def _sweep(search: Search, folder: RunFolder | None, threads: int | None, *, ext
     try:
         log.info("sweep       %s", shown(folder.path))
         screen = Screen(search.settings.metric, search.settings.mode, shown(folder.path))
-        conductor = Conductor(search, folder, threads, screen, extend=extend)
+        conductor = Conductor(search, folder, threads, screen, extend=extend, retry=retry)
         screen.also = LivePage(search, folder, conductor.outcome).refresh
-        try:
-            with _stopping(conductor):
+        with _stopping(conductor, search.settings.max_time):
+            try:
                 outcome = conductor.run()
-        finally:
-            screen.end()
-            results.write(search, folder, conductor.outcome)
-        results.report(search, folder, outcome)
+            finally:
+                conductor.over = True
+                screen.end()
+                results.write(search, folder, conductor.outcome)
+            results.report(search, folder, outcome)
     finally:
         stop_file(handler)
         folder.unlock()
@@ -155,22 +174,38 @@ def _threads(search: Search) -> int:
 
 
 @contextmanager
-def _stopping(conductor: Conductor) -> Iterator[None]:
-    """While inside, signals stop the sweep after the trials have saved themselves; a second one at once."""
+def _stopping(conductor: Conductor, max_time: Duration | None) -> Iterator[None]:
+    """While inside, signals and the end of the time stop the sweep after the trials have saved themselves; a second
+    signal at once."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
+        if conductor.over:
+            log.warning("%s: the results are being written", name)
+            return
         if not conductor.outcome.stopped:
             log.warning("%s: the trials save themselves; a second signal ends at once", name)
         conductor.stop(f"received {name}")
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     before = {number: signal.signal(number, handle) for number in numbers}
+    alarm = threading.Timer(0.0 if max_time is None else max_time.seconds, _end, [conductor, max_time])
+    alarm.daemon = True
+    if max_time is not None:
+        alarm.start()
     try:
         yield
     finally:
+        alarm.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _end(conductor: Conductor, max_time: Duration) -> None:
+    if not conductor.over and not conductor.outcome.stopped:
+        conductor.outcome.stopped, conductor.outcome.resumable = f"sweep.max_time={max_time} is over", True
+        # The main thread hears it, and so does a trial in this process.
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _explained(search: Search) -> str:

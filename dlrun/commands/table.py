@@ -85,7 +85,7 @@ examples:
         purpose="search hyperparameters",
         example="dlrun sweep config=my.yaml optimizer.lr='log(1e-5, 1)'",
         target="sweep:sweep",
-        reserved=("config", "resume", "extend"),
+        reserved=("config", "resume", "extend", "retry"),
         flags=("--print-config",),
         help="""\
 Search hyperparameters: any value of the configuration may be a distribution. Trials are ordinary runs; what is learned
@@ -94,6 +94,7 @@ of each axis is told at the end, and a killed sweep goes on where it stood.
   config=NAME|PATH   a recipe, or your own YAML file
   resume=FOLDER      run what is missing of a sweep: finished trials stay, interrupted ones go on from their checkpoint
   extend=true        with resume=, when the space or the configuration was changed
+  retry=STATUS,...   with resume=, run again what ended so, from its checkpoint: failed, oom, timeout
   key=DISTRIBUTION   log(a, b), uniform(a, b), int(a, b), int_log(a, b), logit(a, b), choice(x, y, ...)
   sweep.KEY=VALUE    trials, search, metric, mode, jobs, prune, stages, ... (dlrun show sweep default)
 """,

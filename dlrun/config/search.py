@@ -17,7 +17,7 @@ from dlrun.config.validate import validate_sweep
 from dlrun.errors import ConfigError
 from dlrun.sweep.distributions import Choice, Distribution
 from dlrun.sweep.scalars import plain
-from dlrun.sweep.space import Axis, Condition, Space, active, draw, in_order, wide_without_log
+from dlrun.sweep.space import Axis, Condition, Space, active, draw, in_order
 
 
 @dataclass
@@ -29,7 +29,6 @@ class Search:
         space: the axes, those first that others depend on.
         composed: the configuration without the axes.
         origins: key of an axis -> where it was written.
-        warnings: what is most likely not meant.
         origin: where files and words were, of a search that goes on.
         plugins: absolute paths of the user's modules, and names of installed ones.
     """
@@ -40,7 +39,6 @@ class Search:
     space: Space
     composed: Composed
     origins: Mapping[str, str]
-    warnings: tuple[str, ...] = ()
     origin: Origin | None = None
     plugins: tuple[str, ...] = ()
     _bases: dict[tuple[tuple[str, str], ...], Composed] = field(default_factory=dict, repr=False)
@@ -63,9 +61,15 @@ class Search:
         chosen = {key: value for key, value in values.items() if _chooses(key)}
         base = self._base(chosen)
         rest = [
-            value_layer(key, value, self.origins.get(key, "")) for key, value in values.items() if key not in chosen
+            value_layer(key, value, self._origin(key))
+            for key, value in _whole_lists(base.tree, values).items()
+            if key not in chosen
         ]
         return finish(replace(with_values(base, rest), name=self.composed.name))
+
+    def _origin(self, key: str) -> str:
+        """Where an axis was written, or one of the elements of a list."""
+        return next((where for axis, where in self.origins.items() if key in (axis, axis.rpartition(".")[0])), "")
 
     def _base(self, chosen: Mapping[str, Any]) -> Composed:
         if not chosen:
@@ -114,7 +118,7 @@ def load_search(config: str | None, overrides: Sequence[str], origin: Origin | N
     found = [*told, *_check_single(search), *check_space(search)]
     if found:
         raise ConfigError(list(dict.fromkeys(found)))
-    return replace(search, warnings=tuple(_warnings(search)))
+    return search
 
 
 def _parse(written: Mapping[str, WrittenAxis]) -> tuple[list[Axis], list[str]]:
@@ -264,14 +268,17 @@ def _example(search: Search, wanted: Mapping[str, Any]) -> dict[str, Any] | None
     return values
 
 
-def _warnings(search: Search) -> Iterator[str]:
-    for axis in search.space:
-        better = wide_without_log(axis)
-        if better is not None:
-            yield (
-                f"{search.origins[axis.key]}: {axis.key}: {axis.distribution} draws a range of several powers of ten "
-                f"evenly, so that nearly all values are large; write {better}"
-            )
+def _whole_lists(tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, with those of elements (``optimizer.betas.0``) in their lists: a layer replaces lists as wholes."""
+    found = dict(values)
+    for key, value in values.items():
+        parent, _, last = key.rpartition(".")
+        known = found.get(parent, _at(tree, parent)) if last.isdigit() else None
+        if isinstance(known, (list, tuple)) and int(last) < len(known):
+            index = int(last)
+            found[parent] = [*known[:index], value, *known[index + 1 :]]
+            del found[key]
+    return found
 
 
 _ABSENT = object()
@@ -279,11 +286,16 @@ _ABSENT = object()
 
 def _lookup(tree: Any, key: str) -> Any:
     """The value at a path; of a section that chooses a component, its name."""
+    found = _at(tree, key)
+    return found.get("name", _ABSENT) if isinstance(found, dict) else found
+
+
+def _at(tree: Any, key: str) -> Any:
     for part in key.split("."):
         if not isinstance(tree, dict) or part not in tree:
             return _ABSENT
         tree = tree[part]
-    return tree.get("name", _ABSENT) if isinstance(tree, dict) else tree
+    return tree
 
 
 def _chooses(key: str) -> bool:

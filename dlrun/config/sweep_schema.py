@@ -34,14 +34,19 @@ class SweepConfig:
     """CPU threads of each trial; null divides the cores among the jobs."""
     timeout: PositiveDuration | None
     """Wall-clock time after which a trial is ended."""
+    max_time: PositiveDuration | None
+    """Wall-clock time of one start of the sweep after which it stops, to be resumed."""
     explode: Annotated[float, Range(gt=1)] | None
-    """End a trial whose training loss, as a mean between two logs, is above so many times that of its first step."""
+    """End a trial whose training loss, as a mean between two logs, is above so many times what it began with: the loss
+    of its first step, or that of equal scores if that is greater."""
     prune: Literal["none", "median", "halving"]
     """How trials that lag behind are stopped."""
     eta: Annotated[int, Range(ge=2)]
     """Of halving: one in so many trials goes on."""
     min_epochs: PositiveInt
     """Epochs before a trial may be stopped."""
+    keep: NonNegativeInt | None
+    """Keep the checkpoints of so many of the best trials of each stage; null keeps all."""
     retry_oom: bool
     """Run a trial that raised an out-of-memory error once more with half the micro-batch."""
     fail_fast: bool

@@ -8,6 +8,7 @@ from dataclasses import replace
 from dlrun.config.axes import read_axis
 from dlrun.config.search import Search, check_space
 from dlrun.errors import ConfigError, did_you_mean
+from dlrun.monitor import is_rate
 from dlrun.sweep.confirm import read_confirm
 from dlrun.sweep.launcher import read_launcher
 from dlrun.sweep.plan import grid_points, size_problem
@@ -27,7 +28,8 @@ def check_sweep(search: Search) -> None:
             read(search.settings)
         except ConfigError as error:
             problems += error.problems
-    problems += _check_timeout(search)
+    problems += _check_mode(search)
+    problems += _check_times(search)
     stages: Sequence[Stage] = ()
     try:
         stages = read_stages(search.settings)
@@ -38,20 +40,34 @@ def check_sweep(search: Search) -> None:
         raise ConfigError(list(dict.fromkeys(problems)))
 
 
-def _check_timeout(search: Search) -> Iterator[str]:
-    timeout = search.settings.timeout
-    if timeout is not None and not timeout.is_time:
-        where = search.composed.provenance.where(("sweep", "timeout"))
-        yield f"{where}: sweep.timeout: {timeout} is not a time: write it in s, min or h"
+def _check_mode(search: Search) -> Iterator[str]:
+    """The default is that of a loss; of an accuracy it would look for the worst network."""
+    metric, mode = search.settings.metric, search.settings.mode
+    if mode == "min" and is_rate(metric.split("/")[-1]) and not _said_beside(search, "mode", "metric"):
+        where = search.composed.provenance.where(("sweep", "metric"))
+        yield (
+            f"{where}: sweep.metric: say whether large values of {metric} are good (sweep.mode=max) or small ones "
+            "(sweep.mode=min)"
+        )
+
+
+def _check_times(search: Search) -> Iterator[str]:
+    for name, time in (("timeout", search.settings.timeout), ("max_time", search.settings.max_time)):
+        if time is not None and not time.is_time:
+            where = search.composed.provenance.where(("sweep", name))
+            yield f"{where}: sweep.{name}: {time} is not a time: write it in s, min or h"
 
 
 def _check_stages(search: Search, stages: Sequence[Stage]) -> Iterator[str]:
-    if search.settings.stages and _said_beside(search, "trials"):
+    if search.settings.stages and _said_beside(search, "trials", "stages"):
         yield (
             f"{search.composed.provenance.where(('sweep', 'trials'))}: sweep.trials: sweep.stages say how many trials "
             "each has; leave it out"
         )
+    searched = any(axis.key == "trainer.epochs" for axis in search.space)
     for stage in stages:
+        if stage.epochs is not None and (searched or "trainer.epochs" in (stage.space or {})):
+            yield (f"sweep.stages.{stage.number - 1}.epochs: trainer.epochs is searched: leave out one of the two")
         if stage.space:
             problems, search = _with_space(search, stage.number - 1, stage.space)
             yield from problems
@@ -90,10 +106,10 @@ def _check_grid(search: Search, stage: Stage) -> Iterator[str]:
         yield size_problem(search.space, points, count, stage.trials, key)
 
 
-def _said_beside(search: Search, key: str) -> bool:
-    """Whether a setting was typed, or written where the stages are or above; not in the defaults or a recipe below."""
+def _said_beside(search: Search, key: str, other: str) -> bool:
+    """Whether a setting was typed, or written where another one is or above; not in the defaults or a recipe below."""
     provenance = search.composed.provenance
-    layer, stages = provenance.layer(("sweep", key)), provenance.layer(("sweep", "stages"))
-    if layer is None or stages is None:
+    layer, beside = provenance.layer(("sweep", key)), provenance.layer(("sweep", other))
+    if layer is None or beside is None:
         return False
-    return layer.typed or provenance.layers.index(layer) >= provenance.layers.index(stages)
+    return layer.typed or provenance.layers.index(layer) >= provenance.layers.index(beside)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -20,7 +20,7 @@ from dlrun.sweep.confirm import read_confirm
 from dlrun.sweep.launcher import make_runner, read_launcher
 from dlrun.sweep.ledger import Ledger
 from dlrun.sweep.outcome import Outcome, StageResult
-from dlrun.sweep.plan import plan
+from dlrun.sweep.plan import continued, is_finite, plan
 from dlrun.sweep.record import FAILURES, Record
 from dlrun.sweep.runner import InlineRunner, PoolRunner, Runner
 from dlrun.sweep.scalars import counted
@@ -39,25 +39,37 @@ INLINE_SECONDS = 1.0
 class Conductor:
     """Runs a sweep.
 
+    Attributes:
+        over: whether nothing is left to stop; for whoever writes the results.
+
     Args:
         search: what is searched.
         folder: of the sweep.
         threads: CPU threads of each trial.
         screen: what the user sees.
         extend: whether the search may be another one than that which was begun.
+        retry: statuses of trials that are run again.
     """
 
     def __init__(
-        self, search: Search, folder: RunFolder, threads: int, screen: Screen, *, extend: bool = False
+        self,
+        search: Search,
+        folder: RunFolder,
+        threads: int,
+        screen: Screen,
+        *,
+        extend: bool = False,
+        retry: Collection[str] = (),
     ) -> None:
         self.search, self.folder, self.threads, self.screen = search, folder, threads, screen
         self.settings = search.settings
         self.seed = self.settings.seed if self.settings.seed is not None else int(search.composed.tree["seed"])
         self.shared = self.settings.storage is not None
         self.place = identity.place(folder) if self.shared else ""
-        self._extend = extend
+        self._extend, self._retry = extend, retry
         self._home = identity.home(folder) if self.shared else None
         self.outcome = Outcome(epochs=int(search.composed.tree["trainer"]["epochs"]))
+        self.over = False
         self._runner: Runner | None = None
         self._signals = 0
         self._failures = 0
@@ -110,7 +122,7 @@ class Conductor:
                     searched = self._agreed(ledger, name, searched, first=not self.outcome.stages)
                 result = StageResult(stage, searched)
                 self.outcome.stages.append(result)
-                self._stage(result, ledger, self._planned(result))
+                self._stage(result, ledger, self._planned(result, ledger))
             finally:
                 ledger.close()
             if self.outcome.stopped:
@@ -143,7 +155,7 @@ class Conductor:
         stage = Stage(last.stage.number + 1, len(best) * seeds, epochs, None, confirms=True)
         result = StageResult(stage, Searched(()))
         # The best may be of several stages, of which each had fixed other axes.
-        settled = [replace(record, values=self._settled(record)) for record in best]
+        settled = [replace(record, values=self.outcome.complete(record, self.search.fixed)) for record in best]
         planned = confirm.trials(settled, seeds, int(self.search.composed.tree["seed"]))
         # Each choice of trials and seeds has a study of its own: a resume may change it, another machine have another.
         study = f"{name}/confirm/{hashlib.sha256(repr(planned).encode()).hexdigest()[:8]}"
@@ -155,18 +167,22 @@ class Conductor:
             ledger.close()
         self.outcome.confirmed = confirm.confirmed(best, result.records, seeds, self.settings.mode)
 
-    def _settled(self, record: Record) -> dict[str, Any]:
-        """The values of a trial with those of the axes that were fixed before its stage."""
-        own = next(result for result in self.outcome.stages if result.stage.number == record.stage)
-        return own.searched.complete(record.values, self.search.fixed)
-
     def _stage(self, result: StageResult, ledger: Ledger, planned: Sequence[Mapping[str, Any] | None]) -> None:
         space = result.searched.space
         if self._extend:
             ledger.study.overrule("fixed", self._fixed(result))
         ledger.study.remember("fixed", self._fixed(result))
+        if len(planned) < result.stage.trials and not result.stage.confirms:
+            what = "grid" if self.settings.search == "grid" else "space"
+            log.info("the %s has %s: each is tried once", what, counted(len(planned), "point"))
         ledger.plan(1, planned, renew=self._extend)
+        repeated = ledger.retry(self._retry)
+        if repeated:
+            log.info("again       %s of stage %d", counted(len(repeated), "trial"), result.stage.number)
         recovered = ledger.recover()
+        if recovered:
+            # One of them may have taken the process with it: in one of its own it is a trial that failed.
+            self._quick = False
         result.records.update(ledger.records())
         # A grid may have fewer points than there may be trials, and more may be done than are asked for now.
         known = {*range(1, len(planned) + 1), *result.records}
@@ -190,11 +206,11 @@ class Conductor:
     def _fixed(self, result: StageResult) -> dict[str, Any]:
         return {**self.search.fixed, **result.searched.settings}
 
-    def _planned(self, result: StageResult) -> Sequence[Mapping[str, Any] | None]:
+    def _planned(self, result: StageResult, ledger: Ledger) -> Sequence[Mapping[str, Any] | None]:
         settings, stage = self.settings, result.stage
         if settings.search in ("tpe", "gp"):
             return [None] * stage.trials
-        return plan(
+        planned = plan(
             result.searched.space,
             settings.search,
             trials=stage.trials,
@@ -203,6 +219,10 @@ class Conductor:
             points=settings.points,
             fixed=self._fixed(result),
         )
+        if is_finite(result.searched.space, settings.search):
+            # What nobody has begun is planned anew when the search was extended.
+            return continued(planned, ledger.values(begun=self._extend))
+        return planned
 
     @contextmanager
     def running(self, runner: Runner) -> Iterator[Runner]:

@@ -88,10 +88,11 @@ def read_confirm(settings: SweepConfig) -> tuple[int, int] | None:
 
 
 def different(best: Sequence[Record], top: int) -> list[Record]:
-    """The first ``top`` records with values of their own: of equal ones, as choices have them, the first."""
+    """The first ``top`` records with values of their own: of those equal but for their seed, the first."""
     first: dict[tuple[tuple[str, str], ...], Record] = {}
     for record in best:
-        first.setdefault(tuple(sorted((key, plain(value)) for key, value in record.values.items())), record)
+        values = sorted((key, plain(value)) for key, value in record.values.items() if key != SEED)
+        first.setdefault(tuple(values), record)
     return list(first.values())[:top]
 
 

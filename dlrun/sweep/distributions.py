@@ -112,6 +112,15 @@ class Numeric:
         least, most = {"linear": (-math.inf, math.inf), "log": (0.0, math.inf), "logit": (0.0, 1.0)}[self.scale]
         return least < value < most
 
+    @property
+    def count(self) -> float:
+        """How many values there are."""
+        return self.high - self.low + 1 if self.integer else math.inf
+
+    def every(self) -> tuple[int, ...]:
+        """All values of whole numbers."""
+        return tuple(range(int(self.low), int(self.high) + 1))
+
     def grid(self, points: int) -> tuple[int | float, ...]:
         """``points`` values at equal distances from end to end, the ends included; of whole numbers no value twice."""
         values = (self.at(i / (points - 1)) if points > 1 else self.at(0.5) for i in range(points))
@@ -168,6 +177,15 @@ class Choice:
             if same(known, value):
                 return (i + 0.5) / len(self.values)
         raise ValueError(f"{value!r} is not in {self}")
+
+    @property
+    def count(self) -> float:
+        """How many values there are."""
+        return len(self.values)
+
+    def every(self) -> tuple[Any, ...]:
+        """All values."""
+        return self.values
 
     def grid(self, points: int) -> tuple[Any, ...]:
         """All values, however many points are asked for."""

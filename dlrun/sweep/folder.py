@@ -36,6 +36,8 @@ FREE = (
     "jobs",
     "threads",
     "timeout",
+    "max_time",
+    "keep",
     "retry_oom",
     "fail_fast",
     "max_failures",

@@ -5,7 +5,7 @@ without where Optuna's sampler chooses them when the slot is taken. Taking is on
 so any number of processes and machines share the slots. What a sweep folder had taken when its process died is its own
 again at the next start. A slot whose owner died elsewhere is closed and enqueued again under the same number: only what
 was finished under a number counts. Of slots with one number (two machines planned at once) the first is run, the others
-are closed when they are taken.
+are closed when they are taken. A slot that is run again is replaced by another one with the mark ``instead_of``.
 
 A paused trial is a slot that is taken, with the mark ``paused``; one that was promoted has ``released``, too.
 """
@@ -13,7 +13,7 @@ A paused trial is a slot that is taken, with the mark ``paused``; one that was p
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from dlrun.sweep.plan import digest, stream
 from dlrun.sweep.pulse import Pulse
 from dlrun.sweep.record import Record
 from dlrun.sweep.sampler import choose, placed, sampler
-from dlrun.sweep.slot import Ticket, fitting, ticket_of, urgency, waits
+from dlrun.sweep.slot import INSTEAD, Ticket, fitting, ticket_of, urgency, waits
 from dlrun.sweep.space import Space, in_order
 from dlrun.sweep.study import Study
 
@@ -93,6 +93,20 @@ class Ledger:
         for number in self.missing():
             self._restore(number)
         self.study.overrule("planned", True)
+
+    def retry(self, statuses: Collection[str]) -> list[Record]:
+        """Enqueue once more what ended with one of some statuses; returns what no longer counts.
+
+        It has the number and the values that it had.
+        """
+        found = []
+        for trial in self._trials():
+            if trial.state.is_finished() and trial.user_attrs.get("record", {}).get("status") in statuses:
+                record = Record.from_plain(trial.user_attrs["record"])
+                marks = {INSTEAD: trial._trial_id}
+                self._enqueue(record.number, record.values, resumed=True, marks=marks)
+                found.append(record)
+        return found
 
     def missing(self) -> list[int]:
         """Numbers that were planned and are neither finished nor to be run.
@@ -199,6 +213,16 @@ class Ledger:
                 found[record.number] = record
         return found
 
+    def values(self, *, begun: bool = False) -> dict[int, Mapping[str, Any]]:
+        """Number -> values of the slots that have some; ``begun``: only of those that somebody has begun."""
+        found: dict[int, Mapping[str, Any]] = {}
+        for trial in self._trials():
+            known = trial.user_attrs
+            untouched = trial.state == TrialState.WAITING and not known.get("resumed")
+            if known.get("values") and not known.get("dropped") and not (begun and untouched):
+                found[known["number"]] = known["values"]
+        return found
+
     def running(self) -> int:
         """Trials that somebody trains."""
         return sum(trial.state == TrialState.RUNNING and waits(trial) is None for trial in self._unfinished())
@@ -215,7 +239,9 @@ class Ledger:
         return [trial for trial in trials if trial.user_attrs.get("number") in self._planned]
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
-        return self._storage.get_all_trials(self._id, deepcopy=False, states=states or None)
+        found = self._storage.get_all_trials(self._id, deepcopy=False)
+        replaced = {trial.user_attrs.get(INSTEAD) for trial in found}
+        return [trial for trial in found if trial._trial_id not in replaced and (not states or trial.state in states)]
 
     def _hold(self, trial_id: int) -> None:
         self._held.add(trial_id)
@@ -238,7 +264,7 @@ class Ledger:
         known: dict[str, Any] = {"number": number, "resumed": resumed}
         if values is not None:
             known["values"] = dict(values)
-        known.update({key: value for key, value in (marks or {}).items() if key in ("paused", "released")})
+        known.update({key: value for key, value in (marks or {}).items() if key in ("paused", "released", INSTEAD)})
         slot = create_trial(state=TrialState.WAITING, params=params, distributions=distributions, user_attrs=known)
         self._storage.create_new_trial(self._id, template_trial=slot)
 
@@ -286,7 +312,11 @@ class Ledger:
             if trial.user_attrs.get("number") == number and not trial.user_attrs.get("dropped")
         ]
         known = next((trial.user_attrs["values"] for trial in before if "values" in trial.user_attrs), None)
-        self._enqueue(number, self._planned[number] if known is None else known, resumed=bool(before))
+        marks = before[-1].user_attrs if before else {}
+        values = self._planned[number] if known is None else known
+        self._enqueue(
+            number, values, resumed=bool(before), marks={key: marks[key] for key in (INSTEAD,) if key in marks}
+        )
 
     def _redundant(self, trial_id: int, number: int) -> bool:
         """Whether a slot that was taken is a second one of its number."""

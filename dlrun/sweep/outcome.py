@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from dlrun.sweep.confirm import Confirmed
 from dlrun.sweep.record import Record
@@ -74,6 +76,16 @@ class Outcome:
             if done:
                 return [record for _, record in sorted(done, key=lambda pair: pair[0])][:count]
         return []
+
+    def complete(self, record: Record, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of a trial with those of the axes that were fixed before its stage.
+
+        Args:
+            record: of the trial.
+            settings: path -> value of what conditions ask for and what never was searched.
+        """
+        own = next(result for result in self.stages if result.stage.number == record.stage)
+        return own.searched.complete(record.values, settings)
 
     def budget(self, record: Record) -> int:
         """The epochs that the stage of a trial gives to each."""

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
-from itertools import islice
+from collections.abc import Mapping, Sequence
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 
 from dlrun.errors import UserError
 from dlrun.sweep.scalars import plain
-from dlrun.sweep.space import Space, draw, grid
+from dlrun.sweep.space import Space, draw, every, grid
 
 MOST_POINTS = 100_000
 """Points of a grid up to which they are counted."""
@@ -30,7 +30,8 @@ def plan(
     Args:
         space: the axes.
         search: how they are drawn: random, sobol or grid.
-        trials: how many, >= 1; a longer plan begins like a shorter one (but for a grid).
+        trials: how many, >= 1; a longer plan begins like a shorter one (but for a grid). Fewer, if the space has fewer
+            points: the same values again would give the same result.
         seed: of the draws.
         stage: number of the stage.
         points: of a grid, the values of each interval.
@@ -45,7 +46,46 @@ def plan(
     if search == "grid":
         return _grid(space, trials, seed, stage, points, fixed)
     positions = _sobol(space, trials, seed, stage) if search == "sobol" else _random(space, trials, seed, stage)
-    return [draw(space, at, fixed) for at in positions]
+    drawn = [draw(space, at, fixed) for at in positions]
+    if not is_finite(space, search):
+        return drawn
+    return _once(drawn, list(every(space, fixed)), stream(seed, stage, "others"))
+
+
+def _once(
+    drawn: Sequence[dict[str, Any]], points: Sequence[dict[str, Any]], generator: np.random.Generator
+) -> list[dict[str, Any]]:
+    """The draws, with another of the points in the place of each that was there before, as long as there are others."""
+    others = iter([points[i] for i in generator.permutation(len(points))])
+    found: dict[str, dict[str, Any]] = {}
+    for first in drawn:
+        fresh = next((point for point in chain([first], others) if _written(point) not in found), None)
+        if fresh is None:
+            break
+        found[_written(fresh)] = fresh
+    return list(found.values())
+
+
+def is_finite(space: Space, search: str) -> bool:
+    """Whether a search has so few points that each is tried once."""
+    return search == "grid" or math.prod(axis.distribution.count for axis in space) <= MOST_POINTS
+
+
+def continued(planned: Sequence[dict[str, Any]], known: Mapping[int, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A plan of points of which each is tried once, after some trials were begun, maybe by another plan.
+
+    Args:
+        planned: values of the trials.
+        known: number -> values of those that there are.
+    """
+    done = {_written(values) for values in known.values()}
+    left = iter([point for point in planned if _written(point) not in done])
+    found: list[dict[str, Any]] = []
+    number = 1
+    while (values := known.get(number) or next(left, None)) is not None:
+        found.append(dict(values))
+        number += 1
+    return found
 
 
 def stream(*key: object) -> np.random.Generator:
@@ -95,5 +135,8 @@ def size_problem(space: Space, points: int, count: int, trials: int, key: str) -
 
 def digest(values: Mapping[str, Any]) -> str:
     """Six letters that tell the values of trials apart."""
-    text = "\n".join(f"{key}={plain(value)}" for key, value in sorted(values.items()))
-    return hashlib.sha256(text.encode()).hexdigest()[:6]
+    return hashlib.sha256(_written(values).encode()).hexdigest()[:6]
+
+
+def _written(values: Mapping[str, Any]) -> str:
+    return "\n".join(f"{key}={plain(value)}" for key, value in sorted(values.items()))

@@ -14,7 +14,8 @@ Status = Literal["ok", "failed", "diverged", "pruned", "paused", "oom", "timeout
 its own."""
 FAILURES: frozenset[str] = frozenset({"failed", "oom"})
 """What counts for ``fail_fast`` and ``max_failures``: faults of the code or the machine, not of the values."""
-
+REPEATABLE: tuple[Status, ...] = ("failed", "oom", "timeout")
+"""What may end otherwise when its cause is mended: ``retry=`` runs it again."""
 
 Advice = Literal["go", "stop", "pause"]
 """What a trial is told after an evaluation: ``pause`` keeps it, to go on later if others do worse."""
@@ -27,7 +28,7 @@ class Watch:
     Attributes:
         metric: decides, such as ``val/loss``.
         mode: whether small or large values are good.
-        explode: a training loss, as a mean between two logs, above so many times that of the first step ends it.
+        explode: a training loss, as a mean between two logs, above so many times what it began with ends it.
         seconds: of training, over all its parts, after which it is ended; None: any.
         patience: seconds after which this part of it is interrupted, to go on elsewhere; None: any.
     """
@@ -51,6 +52,7 @@ class Trial:
         folder: of the run; if there is a checkpoint in it, the run goes on.
         watch: what ends it early.
         retry_oom: whether it is run once more with half the micro-batch when it raises an out-of-memory error.
+        again: whether it goes on though it ended before, in a way that may be another one now.
     """
 
     stage: int
@@ -60,6 +62,7 @@ class Trial:
     folder: str
     watch: Watch
     retry_oom: bool = False
+    again: bool = False
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ class Response:
     @property
     def tied(self) -> bool:
         """Whether all scores are equal, as accuracies of nets that learn nothing are."""
-        return len(set(self.ranks.tolist())) == 1
+        return len(self.ranks) > 1 and len(set(self.ranks.tolist())) == 1
 
     def leaders(self, key: str) -> list[float]:
         """Positions of the best fifth of the trials, three at least, on an axis, the best trial first.

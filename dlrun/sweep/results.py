@@ -17,12 +17,13 @@ import yaml
 from dlrun.config.search import Search
 from dlrun.runfolder import RunFolder
 from dlrun.sweep.common import QUIET
-from dlrun.sweep.confirm import lead
+from dlrun.sweep.confirm import SEED, lead
 from dlrun.sweep.hparams import write_hparams
 from dlrun.sweep.identity import place
 from dlrun.sweep.outcome import Outcome
 from dlrun.sweep.page import PAGE, write_page
-from dlrun.sweep.record import Record
+from dlrun.sweep.page.commands import next_sweep
+from dlrun.sweep.record import FAILURES, REPEATABLE, Record
 from dlrun.sweep.scalars import counted, number, plain
 from dlrun.sweep.screen import shown, told
 from dlrun.yaml_text import as_yaml
@@ -33,14 +34,16 @@ TOP = 5
 _COLUMNS = ("stage", "trial", "status", "score", "epochs", "seconds", "memory_mib", "folder", "reason")
 
 
-def table(outcome: Outcome) -> str:
-    """All trials as CSV, in their order: :data:`_COLUMNS`, then a column for each axis."""
-    keys = list(dict.fromkeys(key for record in outcome.records for key in record.values))
+def table(search: Search, outcome: Outcome) -> str:
+    """All trials as CSV, in their order: :data:`_COLUMNS`, and amid them a column for each axis, which also has what it
+    was fixed at for later stages."""
+    rows = [(record, outcome.complete(record, search.fixed)) for record in outcome.records]
+    keys = list(dict.fromkeys(key for _, known in rows for key in known))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*_COLUMNS[:4], *keys, *_COLUMNS[4:]])
-    for record in outcome.records:
-        values = [plain(record.values[key]) if key in record.values else "" for key in keys]
+    for record, known in rows:
+        values = [plain(known[key]) if key in known else "" for key in keys]
         score = "" if record.score is None else repr(record.score)
         head = [record.stage, record.number, record.status, score]
         memory = record.memory_mib or ""
@@ -92,7 +95,7 @@ def write(search: Search, folder: RunFolder, outcome: Outcome) -> None:
     """Write the results, the page and TensorBoard's, each for itself: what cannot be written is told in one line."""
 
     def results() -> None:
-        folder.write_text("results.csv", table(outcome))
+        folder.write_text("results.csv", table(search, outcome))
 
     def best() -> None:
         for record in outcome.best(search.settings.mode):
@@ -131,7 +134,12 @@ def report(search: Search, folder: RunFolder, outcome: Outcome) -> None:
         log.info("best of %s by %s", counted(len(outcome.records), "trial"), settings.metric)
         for record in best:
             assert record.score is not None
-            log.info("  %-10s  %s  %s", number(float(f"{record.score:.5g}")), record.folder, told(record))
+            log.info(
+                "  %-10s  %s  %s",
+                number(float(f"{record.score:.5g}")),
+                record.folder,
+                told(outcome.complete(record, search.fixed)),
+            )
     else:
         log.info("")
         log.info("no trial came to its end with a %s: there is no best one", settings.metric)
@@ -144,14 +152,22 @@ def report(search: Search, folder: RunFolder, outcome: Outcome) -> None:
     if outcome.stopped:
         log.info("stopped     %s", outcome.stopped)
         log.info("go on with  dlrun sweep resume=%s", shlex.quote(path))
+    repeatable = [status for status in REPEATABLE if counts.get(status)]
+    if repeatable:
+        log.info("run again   dlrun sweep resume=%s retry=%s", shlex.quote(path), ",".join(repeatable))
     log.info("results     %s/results.csv", path)
     log.info("page        %s/%s", path, PAGE)
     if best:
         log.info("train it    dlrun train config=%s", shlex.quote(f"{path}/best.yaml"))
         if best[0].place in ("", place(folder)):
-            log.info("evaluate    dlrun eval checkpoint=%s", shlex.quote(f"{path}/trials/{best[0].folder}"))
+            # It may have been deleted since.
+            if (folder.path / "trials" / best[0].folder).is_dir():
+                log.info("evaluate    dlrun eval checkpoint=%s", shlex.quote(f"{path}/trials/{best[0].folder}"))
         else:
             log.info("it lies in  %s", best[0].where)
+    after = next_sweep(search, outcome)
+    if after is not None and not outcome.stopped:
+        log.info("search on   %s", after)
 
 
 def _confirmed(search: Search, outcome: Outcome) -> None:
@@ -161,7 +177,9 @@ def _confirmed(search: Search, outcome: Outcome) -> None:
     for item in outcome.confirmed:
         failed = f", {item.failed} failed" if item.failed else ""
         scores = f"{item.mean:.5g} +- {item.deviation:.2g} ({len(item.scores)} seeds{failed})"
-        log.info("  %-34s  %s  %s", scores, item.record.folder, told(item.record))
+        log.info(
+            "  %-34s  %s  %s", scores, item.record.folder, told(outcome.complete(item.record, search.fixed), but=SEED)
+        )
     if len(outcome.confirmed) > 1:
         found = lead(outcome.confirmed[0], outcome.confirmed[1], settings.mode)
         if found is None:
@@ -179,4 +197,4 @@ def _confirmed(search: Search, outcome: Outcome) -> None:
 
 def failures(records: Sequence[Record]) -> int:
     """Trials whose code or machine failed."""
-    return sum(record.status in ("failed", "oom") for record in records)
+    return sum(record.status in FAILURES for record in records)

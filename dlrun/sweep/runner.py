@@ -51,7 +51,7 @@ class Runner(Protocol):
 
 class InlineRunner:
     """Trials one after the other in this process: nothing starts faster, but a hanging or dying trial takes the sweep
-    with it until it is resumed.
+    with it.
 
     Args:
         patience: seconds after which a trial is interrupted, to be moved, and no other is begun; None: never.
@@ -258,6 +258,7 @@ def _serve(line: Connection, life: Connection) -> None:
     """What a process of the pool does: trials, until its line is closed."""
     # A Ctrl-C of the terminal is for the sweep, which then asks each trial to save itself.
     os.setsid()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_die_with, args=(life,), daemon=True).start()
 
     def ask(number: int, epochs: float, points: Sequence[tuple[float, float]]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import Any
 
 import optuna
@@ -16,7 +17,7 @@ from optuna.distributions import (
 from optuna.samplers import BaseSampler
 
 from dlrun.sweep.distributions import Choice
-from dlrun.sweep.scalars import plain
+from dlrun.sweep.scalars import number, plain
 from dlrun.sweep.space import Axis, Space, active
 
 # What Optuna warns of (parameters that depend on others are drawn one by one) is meant.
@@ -71,15 +72,21 @@ def placed(space: Space, values: Mapping[str, Any]) -> tuple[dict[str, Any], dic
 
 
 def _named(axis: Axis) -> tuple[str, BaseDistribution]:
-    """Name and distribution of an axis for Optuna: a logit scale, which it has not, as the position on the axis."""
+    """Name and distribution of an axis for Optuna: a logit scale, which it has not, as the position on the axis.
+
+    A name has one scale for it, or one set of values, for as long as the study is; an extended sweep may have another.
+    """
     spread = axis.distribution
     if isinstance(spread, Choice):
-        return axis.key, CategoricalDistribution([_encoded(axis, value) for value in spread.values])
+        values = [_encoded(axis, value) for value in spread.values]
+        # A name of any length fits no column.
+        return f"{axis.key} of {sha256(str(spread).encode()).hexdigest()[:8]}", CategoricalDistribution(values)
     if spread.scale == "logit":
-        return f"position of {axis.key}", FloatDistribution(0.0, 1.0)
+        return f"{axis.key} logit {number(spread.low)} {number(spread.high)}", FloatDistribution(0.0, 1.0)
+    log = spread.scale == "log"
     if spread.integer:
-        return axis.key, IntDistribution(int(spread.low), int(spread.high), log=spread.scale == "log")
-    return axis.key, FloatDistribution(spread.low, spread.high, log=spread.scale == "log")
+        return f"{axis.key} int {spread.scale}", IntDistribution(int(spread.low), int(spread.high), log=log)
+    return f"{axis.key} {spread.scale}", FloatDistribution(spread.low, spread.high, log=log)
 
 
 def _encoded(axis: Axis, value: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,17 +132,21 @@ class Screen:
         others = ", ".join(f"{count} {status}" for status, count in sorted(self._counts.items()) if status != "ok")
         best = "no score yet"
         if self._best is not None and self._best.score is not None:
-            best = f"best {self._metric} {number(float(f'{self._best.score:.4g}'))} with {told(self._best)}"
+            best = f"best {self._metric} {number(float(f'{self._best.score:.4g}'))} with {told(self._best.values)}"
         return best + (f"; {others}" if others else "")
 
 
-def told(record: Record) -> str:
-    """The values of a trial in one line."""
-    return " ".join(f"{key}={_short(value)}" for key, value in record.values.items())
+def told(values: Mapping[str, object], *, but: str = "") -> str:
+    """The values of a trial in one line, without that of one axis."""
+    return " ".join(f"{key}={_short(value)}" for key, value in values.items() if key != but)
 
 
 def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else plain(value)
+    if not isinstance(value, float):
+        return plain(value)
+    short = f"{value:.3g}"
+    # Of what is near to 1 the rest counts, as of momentum.
+    return short if float(short) != 1.0 else f"{value:.6g}"
 
 
 def shown(path: Path) -> str:

@@ -12,6 +12,8 @@ from optuna.trial import FrozenTrial
 from dlrun.sweep.record import Record
 
 _MOST_BYTES = 60_000
+INSTEAD = "instead_of"
+"""Mark of a slot that another one of its number has ended in a way that is not to count."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Ticket:
         values: path -> value.
         resumed: whether it was begun before.
         paused: how far it came, if it waits for others to turn out worse.
+        again: whether it had ended before, in a way that may be another one now.
     """
 
     number: int
@@ -30,12 +33,14 @@ class Ticket:
     resumed: bool
     trial_id: int
     paused: Record | None = None
+    again: bool = False
 
 
 def ticket_of(trial: FrozenTrial, *, resumed: bool) -> Ticket:
     """The ticket of a slot that was taken."""
     known = trial.user_attrs
-    return Ticket(known["number"], known.get("values", {}), resumed, trial._trial_id, waits(trial))
+    values, again = known.get("values", {}), INSTEAD in known
+    return Ticket(known["number"], values, resumed, trial._trial_id, waits(trial), again)
 
 
 def urgency(trial: FrozenTrial) -> tuple[bool, bool, int]:

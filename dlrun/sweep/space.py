@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -123,14 +123,24 @@ def grid(space: Space, points: int, settings: Mapping[str, Any]) -> Iterator[dic
         points: values of each interval.
         settings: as for :func:`draw`.
     """
+    return _combined(space, settings, lambda axis: axis.distribution.grid(points))
 
+
+def every(space: Space, settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """All points of a space of choices and whole numbers, each once; arguments as for :func:`draw`."""
+    return _combined(space, settings, lambda axis: axis.distribution.every())
+
+
+def _combined(
+    space: Space, settings: Mapping[str, Any], values_of: Callable[[Axis], Sequence[Any]]
+) -> Iterator[dict[str, Any]]:
     def extend(values: dict[str, Any], rest: Sequence[Axis]) -> Iterator[dict[str, Any]]:
         if not rest:
             yield {axis.key: values[axis.key] for axis in space if axis.key in values}
         elif not active(rest[0], values, settings):
             yield from extend(values, rest[1:])
         else:
-            for value in rest[0].distribution.grid(points):
+            for value in values_of(rest[0]):
                 yield from extend({**values, rest[0].key: value}, rest[1:])
 
     yield from extend({}, in_order(space))

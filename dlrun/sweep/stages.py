@@ -165,12 +165,16 @@ def following(before: Searched, verdicts: Sequence[Verdict], stage: Stage) -> Se
 
 
 def outcomes(space: Space, records: Sequence[Record], mode: str) -> list[Outcome]:
-    """The trials of a stage as they are judged; those that failed say nothing of their values."""
+    """The trials of a stage as they are judged; those that failed say nothing of their values, and one that did what
+    another one had done is no second witness."""
     sign = 1.0 if mode == "max" else -1.0
     found = []
+    seen = set()
     for record in records:
-        if record.status not in ("ok", "pruned", "diverged"):
+        same = repr((sorted(record.values.items()), record.status, record.score, record.epochs))
+        if record.status not in ("ok", "pruned", "diverged") or same in seen:
             continue
+        seen.add(same)
         positions = {}
         for axis in space:
             if axis.key in record.values:

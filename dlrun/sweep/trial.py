@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import gc
 import json
 import logging
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from dlrun.logs import start_file, stop_file
 from dlrun.reproducibility import environment
 from dlrun.runfolder import FolderInUse, RunFolder
 from dlrun.sweep.memory import begin_peak, peak_mib
-from dlrun.sweep.record import FAILURES, Record, Status, Trial
+from dlrun.sweep.record import FAILURES, REPEATABLE, Record, Status, Trial
 from dlrun.sweep.watcher import Advise, Watcher
 from dlrun.train.callbacks.checkpoint import checkpoint
 from dlrun.train.fit import Fit
@@ -38,6 +39,9 @@ log = logging.getLogger("dlrun")
 
 RESULT = "trial.json"
 """File of a trial's folder that holds its :class:`Record` once it is over."""
+ERROR = "error.txt"
+"""File of a trial's folder that holds the traceback of what ended it."""
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 UNSYNCED_SECONDS = 5.0
 """Age up to which a trial does not wait for the disk: tiny trials would spend a quarter of their time on it."""
 
@@ -53,8 +57,10 @@ def run_trial(trial: Trial, advise: Advise) -> Record:
     """
     folder = Path(trial.folder)
     done = finished(folder)
-    if done is not None:
+    if done is not None and not (trial.again and done.status in REPEATABLE):
         return dataclasses.replace(done, number=trial.number, stage=trial.stage)
+    with contextlib.suppress(OSError):
+        (folder / ERROR).unlink()
     begin_peak()
     try:
         record = _attempt(trial, folder, advise)
@@ -83,6 +89,8 @@ def _attempt(trial: Trial, folder: Path, advise: Advise) -> Record:
         raise
     except (Exception, SystemExit) as error:
         status, reason = _explained(error)
+        if status == "interrupted":
+            return watcher.record(status, reason)
         _write_traceback(folder, error)
         return watcher.record(status, reason)
 
@@ -140,6 +148,7 @@ def _train(trial: Trial, folder: Path, watcher: Watcher) -> None:
                     if saved is not None:
                         fit.resume(saved)
                     train(fit)
+                _check_written(fit)
             finally:
                 watcher.leave(fit)
                 fit.train.close()
@@ -148,6 +157,13 @@ def _train(trial: Trial, folder: Path, watcher: Watcher) -> None:
     finally:
         stop_file(handler)
         run.unlock()
+
+
+def _check_written(fit: Fit) -> None:
+    """Raise what kept the last checkpoint from being written: what a sweep found best is to be had, too."""
+    for callback in fit.callbacks.values():
+        if isinstance(callback, checkpoint) and callback.failure is not None:
+            raise callback.failure
 
 
 _newest_data: tuple[str, Any] | None = None
@@ -177,6 +193,11 @@ def _environment(device: torch.device) -> Mapping[str, Any]:
 
 def _explained(error: BaseException) -> tuple[Status, str]:
     causes = (error, error.__cause__)
+    for cause in causes:
+        if isinstance(cause, OSError) and cause.errno in _FULL:
+            # No fault of the trial, and the next ones would have it too.
+            where = f" ({cause.filename})" if cause.filename else ""
+            return "interrupted", f"{cause.strerror}{where}: make room before it goes on"
     status: Status = "failed"
     if any(isinstance(cause, (torch.OutOfMemoryError, MemoryError)) for cause in causes) or "out of memory" in str(
         error
@@ -193,12 +214,12 @@ def _write_traceback(folder: Path, error: BaseException) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         text = "".join(traceback.format_exception(error))
-        (folder / "error.txt").write_text(text, encoding="utf-8")
+        (folder / ERROR).write_text(text, encoding="utf-8")
     except OSError as failure:
         log.warning("%s: the traceback cannot be written: %s", folder, failure.strerror)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep what a trial says off the screen; its ``log.txt`` has it."""
     before = list(log.handlers)

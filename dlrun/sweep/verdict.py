@@ -35,6 +35,7 @@ _MARGIN = 0.1
 _LEAST_WIDTH = 0.2
 _DIVERGED_BEYOND, _DIVERGED_BEFORE, _LEAST_DIVERGED, _SURE = 0.8, 0.25, 3, 1e-3
 _UNLIKELY_BEST = 0.05
+_EDGE_OF: dict[Side, Kind] = {"above": "high_edge", "below": "low_edge"}
 
 
 @dataclass(frozen=True)
@@ -93,12 +94,20 @@ def judge(
         elif isinstance(axis.distribution, Choice):
             verdicts.append(_of_choice(axis, axis.distribution, i, response))
         else:
-            verdicts.append(_of_interval(axis, axis.distribution, i, response, infeasible, allowed))
+            verdict = _of_interval(axis, axis.distribution, i, response, infeasible, allowed)
+            suspected = _infeasible(axis, outcomes, surely=False)
+            if infeasible is None and suspected is not None and verdict.kind == _EDGE_OF[suspected[0]]:
+                # The end at which trials diverge is no place to go beyond, be it only one that did.
+                verdict = _of_interval(axis, axis.distribution, i, response, suspected, allowed)
+            verdicts.append(verdict)
     return tuple(verdicts)
 
 
-def _infeasible(axis: Axis, outcomes: Sequence[Outcome]) -> tuple[Side, float] | None:
-    """The side of an interval on which nearly all trials diverge, and where it begins."""
+def _infeasible(axis: Axis, outcomes: Sequence[Outcome], *, surely: bool = True) -> tuple[Side, float] | None:
+    """The side of an interval on which nearly all trials diverge, and where it begins.
+
+    ``surely``: none that chance would show, too: where few trials diverge, none is sure.
+    """
     if not isinstance(axis.distribution, Numeric):
         return None
     known = [
@@ -107,7 +116,8 @@ def _infeasible(axis: Axis, outcomes: Sequence[Outcome]) -> tuple[Side, float] |
         if axis.key in outcome.positions and (outcome.diverged or outcome.score is not None)
     ]
     total = sum(diverged for _, diverged in known)
-    if total < _LEAST_DIVERGED or total == len(known):
+    least = _LEAST_DIVERGED if surely else 1
+    if total < least or total == len(known):
         return None
     best: tuple[float, Side, float, int, int] | None = None
     sides: tuple[Side, Side] = ("above", "below")
@@ -118,13 +128,13 @@ def _infeasible(axis: Axis, outcomes: Sequence[Outcome]) -> tuple[Side, float] |
         for size, (position, diverged) in enumerate(ordered[:-1], 1):
             beyond += diverged
             share = beyond / size, (total - beyond) / (len(known) - size)
-            clear = size >= _LEAST_DIVERGED and share[0] >= _DIVERGED_BEYOND and share[1] <= _DIVERGED_BEFORE
+            clear = size >= least and share[0] >= _DIVERGED_BEYOND and share[1] <= _DIVERGED_BEFORE
             if clear and (best is None or share[0] - share[1] > best[0]):
                 best = (share[0] - share[1], side, (position + ordered[size][0]) / 2, beyond, size)
     if best is None:
         return None
     _, side, where, beyond, size = best
-    return (side, where) if _chance(beyond, size, total, len(known)) < _SURE else None
+    return None if surely and _chance(beyond, size, total, len(known)) >= _SURE else (side, where)
 
 
 def _chance(found: int, size: int, total: int, count: int) -> float:

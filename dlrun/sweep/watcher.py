@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from dlrun.errors import UserError
 from dlrun.monitor import better
 from dlrun.sweep.record import Advice, Record, Status, Trial
@@ -24,6 +27,7 @@ class Watcher(Callback):
     def __init__(self, trial: Trial, advise: Advise) -> None:
         self._trial, self._watch, self._advise = trial, trial.watch, advise
         self._first: float | None = None
+        self._unlearned: Tensor | None = None
         self._curve: list[tuple[float, float]] = []
         self._best: float | None = None
         self._metrics: dict[str, float] = {}
@@ -38,6 +42,8 @@ class Watcher(Callback):
     def fit_start(self, fit: Fit) -> None:
         """Ask again what was asked before it was interrupted: the answer may have been to pause."""
         self._began = time.monotonic()
+        if self._first is None and self._watch.explode is not None:
+            self._note_unlearned(fit)
         if self._curve:
             self._ask(fit)
 
@@ -50,18 +56,35 @@ class Watcher(Callback):
             fit.state.request_stop("paused", "goes on in a process of its own")
 
     def log(self, fit: Fit, metrics: Mapping[str, float]) -> None:
-        """Compare the cost with that of the first step: the mean of a whole reading may have exploded already."""
+        """Compare the cost with what it began with: the mean of a whole reading may have exploded already.
+
+        That is the cost of the first step, or of a network that knows nothing if that is more: one batch of a network
+        that has learned elsewhere costs next to nothing.
+        """
         cost = metrics.get("train/loss")
         if cost is None:
             return
         if self._first is None:
-            self._first = fit.epoch_reading.losses[0]
+            unlearned = -math.inf if self._unlearned is None else float(self._unlearned)
+            self._first = max(fit.epoch_reading.losses[0], unlearned)
         limit = self._watch.explode
         if limit is not None and cost > limit * abs(self._first) and cost > self._first:
-            times = f"more than {limit:g} times that of the first step ({self._first:.4g})"
+            times = f"more than {limit:g} times what it began with ({self._first:.4g})"
             message = f"the training loss {cost:.4g} is {times}"
             self._verdict = ("diverged", message)
             fit.state.request_stop("diverged", message)
+
+    def _note_unlearned(self, fit: Fit) -> None:
+        """Let the loss of the first batch also say what it is where all scores are equal."""
+        task, loss = fit.task, fit.task.loss
+
+        def first(outputs: Tensor, targets: Tensor) -> Tensor:
+            task.loss = loss
+            with torch.no_grad():
+                self._unlearned = loss(torch.zeros_like(outputs), targets)
+            return loss(outputs, targets)
+
+        task.loss = first
 
     def eval_end(self, fit: Fit, metrics: Mapping[str, float]) -> None:
         """Note the score, and ask whether to go on."""

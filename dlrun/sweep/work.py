@@ -14,6 +14,7 @@ import yaml
 from dlrun.errors import ConfigError
 from dlrun.sweep.common import common
 from dlrun.sweep.confirm import SEED
+from dlrun.sweep.doubts import longest_epochs
 from dlrun.sweep.ledger import Ledger
 from dlrun.sweep.outcome import StageResult
 from dlrun.sweep.plan import digest
@@ -21,6 +22,7 @@ from dlrun.sweep.pruning import Advisor, Halving, MedianRule, NoPruning
 from dlrun.sweep.record import Record, Trial, Watch
 from dlrun.sweep.runner import Pack
 from dlrun.sweep.slot import Ticket
+from dlrun.sweep.tidy import tidy
 from dlrun.sweep.watcher import Advise
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ class Work:
         self._ready: list[Ticket] = []
         self._heard: dict[int, float] = {}
         settings, stage = conductor.settings, result.stage
-        self._epochs = stage.epochs or int(conductor.search.composed.tree["trainer"]["epochs"])
+        self._epochs = stage.epochs or longest_epochs(conductor.search)
         self.advisor: Advisor = NoPruning()
         if settings.prune == "median" and not stage.confirms:
             self.advisor = MedianRule(settings.mode, settings.min_epochs)
@@ -187,6 +189,7 @@ class Work:
                 seconds=None if settings.timeout is None else settings.timeout.seconds,
             ),
             settings.retry_oom,
+            ticket.again,
         )
 
     def _config(self, values: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -231,8 +234,15 @@ class Work:
             return
         self._result.records[record.number] = record
         self.advisor.learn(record)
+        if self._conductor.settings.keep is not None:
+            self._tidy(self._conductor.settings.keep)
         self._conductor.screen.show(record)
         self._conductor.count_failure(record)
+
+    def _tidy(self, keep: int) -> None:
+        conductor = self._conductor
+        mine = [record for record in self._result.records.values() if record.place == conductor.place]
+        tidy(conductor.folder.path / "trials", mine, conductor.settings.mode, keep)
 
     @property
     def _advise(self) -> Advise:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from dlrun.config.search import Search
 from dlrun.sweep.outcome import Outcome
+from dlrun.sweep.record import REPEATABLE
 from dlrun.sweep.scalars import plain
 from dlrun.sweep.stages import Searched, following
 
@@ -26,6 +28,10 @@ def commands(search: Search, path: str, outcome: Outcome, *, running: bool) -> I
         return
     if outcome.stopped:
         yield "Go on with the trials that are missing", f"dlrun sweep resume={shlex.quote(path)}"
+    ended = {record.status for record in outcome.records}
+    again = ",".join(status for status in REPEATABLE if status in ended)
+    if again:
+        yield "Run what failed again, when its cause is mended", f"dlrun sweep resume={shlex.quote(path)} retry={again}"
     for best in outcome.best(search.settings.mode):
         yield "Train the best again", f"dlrun train config={shlex.quote(f'{path}/best.yaml')}"
         host, _, place = best.place.partition(":")
@@ -50,11 +56,19 @@ def next_sweep(search: Search, outcome: Outcome) -> str | None:
     searched = following(last.searched, last.verdicts, replace(last.stage, space=None))
     if not searched.space or searched.space == last.searched.space:
         return None
-    axes = {axis.key for axis in search.space}
-    kept = [word for word in search.overrides if word.split("=")[0].lstrip("+") not in axes]
+    left_out = {axis.key for axis in search.space}
+    stages = []
+    if any(isinstance(stage.get("space"), Mapping) for stage in search.settings.stages):
+        # Ranges that were given to stages are those of the sweep before.
+        left_out.add("sweep.stages")
+        stages = [{key: value for key, value in stage.items() if key != "space"} for stage in search.settings.stages]
+    kept = [word for word in search.overrides if word.split("=")[0].lstrip("+") not in left_out]
     words = [] if search.config is None else [f"config={search.config}"]
-    words += [*kept, *_words(search, searched)]
-    return " ".join(["dlrun", "sweep", *(shlex.quote(word) for word in words)])
+    words += [*kept, *([f"sweep.stages={plain(stages)}"] if stages else []), *_words(search, searched)]
+    origin = search.origin
+    # Its words name files as they were typed: from the folder in which the sweep began.
+    there = "" if origin is None or origin.folder == Path.cwd() else f"cd {shlex.quote(str(origin.folder))} && "
+    return there + " ".join(["dlrun", "sweep", *(shlex.quote(word) for word in words)])
 
 
 def _words(search: Search, searched: Searched) -> Iterator[str]:

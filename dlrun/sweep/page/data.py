@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dlrun.config.search import Search
-from dlrun.scores import is_rate
+from dlrun.monitor import is_rate
 from dlrun.sweep.distributions import Distribution, Numeric
 from dlrun.sweep.outcome import Outcome, StageResult
 from dlrun.sweep.page.scales import distinct, extent, interval, position, whole

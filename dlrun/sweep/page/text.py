@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from html import escape
 from typing import Any
 from urllib.parse import quote
@@ -49,9 +48,9 @@ def head(search: Search, name: str, outcome: Outcome, *, running: bool) -> str:
 
 
 def _all_values(search: Search, outcome: Outcome, record: Record) -> str:
-    """The values of a trial in one line, those that were fixed before it among them."""
-    result = next(result for result in outcome.stages if result.stage.number == record.stage)
-    return told(replace(record, values=complete(search, result, record)))
+    """The values of a trial in one line, those that were fixed before it among them; of one that was confirmed with
+    other seeds, without its own."""
+    return told(outcome.complete(record, search.fixed), but=SEED if outcome.confirmed else "")
 
 
 def _mean(outcome: Outcome) -> str:

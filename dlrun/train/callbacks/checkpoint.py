@@ -31,6 +31,7 @@ class checkpoint(Callback):  # named as in YAML
     Attributes:
         unsynced_for: seconds of training in which a checkpoint does not wait for the disk. A killed process loses
             nothing by it; a machine that loses its power then costs no more than these seconds.
+        failure: what kept the newest checkpoint from being written; None if it was.
     """
 
     unsynced_for = 0.0
@@ -58,7 +59,7 @@ class checkpoint(Callback):  # named as in YAML
         self._fresh: float | None = None  # the metric of an evaluation that was not saved yet
         self._beat: Callable[[int], bool] = bool
         self._saved_at = time.monotonic()
-        self._out_of_space = False
+        self.failure: OSError | None = None
         self._began = time.monotonic()
         self._unsynced = False
 
@@ -122,9 +123,9 @@ class checkpoint(Callback):  # named as in YAML
             return
         fit.state.saved_step = fit.state.step
         self._unsynced = not sync
-        if self._out_of_space:
+        if self.failure is not None:
             log.warning("checkpoints can be written again (step %d)", fit.state.step)
-            self._out_of_space = False
+            self.failure = None
         for path in fit.run.checkpoints.glob("step*.pt"):
             if path.name not in self._kept():
                 path.unlink()
@@ -142,7 +143,7 @@ class checkpoint(Callback):  # named as in YAML
         return {str(name) for _, name in self._top} | set(self._regular) | set(self._former)
 
     def _complain(self, fit: Fit, error: OSError) -> None:
-        if not self._out_of_space:
+        if self.failure is None:
             before = "; the one before is intact" if (fit.run.checkpoints / "last.pt").is_file() else ""
             log.warning(
                 "no checkpoint was written at step %d: %s (%s)%s. The run goes on; make room before it ends",
@@ -151,7 +152,7 @@ class checkpoint(Callback):  # named as in YAML
                 fit.run.checkpoints,
                 before,
             )
-        self._out_of_space = True
+        self.failure = error
 
     def state_dict(self) -> dict[str, Any]:
         """Best value so far and the list of kept files."""

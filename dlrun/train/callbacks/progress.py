@@ -9,8 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from dlrun.monitor import is_rate
 from dlrun.registry import CALLBACKS
-from dlrun.scores import is_rate
 from dlrun.train.fit import Callback, Fit
 from dlrun.train.fit import log as logger
 from dlrun.types import Duration

@@ -1,0 +1,37 @@
+"""Checkpoints of trials that nobody will ask for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from dlrun.sweep.record import Record
+from dlrun.types import Mode
+
+log = logging.getLogger("dlrun")
+
+
+def tidy(trials: Path, records: Iterable[Record], mode: Mode, keep: int) -> None:
+    """Delete the checkpoints of trials of a stage that came to their end, but for those of the best.
+
+    What failed keeps them, for it may be run again, and goes on from there.
+
+    Args:
+        trials: folder of the trials.
+        records: of trials of one stage that lie there.
+        mode: whether small or large scores are good.
+        keep: how many of the best keep theirs, >= 0.
+    """
+    over = [record for record in records if record.status in ("ok", "pruned", "diverged") and record.folder]
+    sign = 1.0 if mode == "max" else -1.0
+    scored = [record for record in over if record.status == "ok" and record.score is not None]
+    best = sorted(scored, key=lambda record: -sign * (record.score or 0.0))[:keep]
+    kept = {record.folder for record in best}
+    for record in over:
+        if record.folder not in kept:
+            for path in (trials / record.folder / "checkpoints").glob("*.pt"):
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError as error:
+                    log.warning("%s cannot be deleted: %s", path, error.strerror)
