@@ -622,6 +622,16 @@ def test_the_next_sweep_leaves_out_the_ranges_that_stages_were_given() -> None:
     assert "space" not in command
 
 
+def test_the_next_sweep_in_a_database_has_a_name_of_its_own_and_shows_no_password() -> None:
+    search = example_search("sweep.storage=postgresql://ann:s3cret@db/sweeps", "sweep.name=mine")
+    outcome = example_outcome(search, COUNTS)
+    command = next_sweep(search, outcome) or ""
+    assert "sweep.storage=postgresql://ann:***@db/sweeps" in command
+    assert shlex.split(command).count("sweep.name=mine-next") == 1
+    assert "sweep.name=mine " not in command
+    assert "s3cret" not in page(search, "a sweep", "sweeps/a sweep", outcome)
+
+
 def test_the_next_sweep_begins_where_its_files_are(search: Search, outcome: Outcome, tmp_path: Path) -> None:
     here = replace(search, origin=Origin(None, Path.cwd(), ()))
     assert (next_sweep(here, outcome) or "").startswith("dlrun sweep ")

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from dlrun.addresses import masked
 from dlrun.config.search import Search
 from dlrun.sweep.outcome import Outcome
 from dlrun.sweep.record import REPEATABLE
@@ -62,13 +63,18 @@ def next_sweep(search: Search, outcome: Outcome) -> str | None:
         # Ranges that were given to stages are those of the sweep before.
         left_out.add("sweep.stages")
         stages = [{key: value for key, value in stage.items() if key != "space"} for stage in search.settings.stages]
+    named = []
+    if search.settings.storage is not None:
+        # The database knows another search by the name.
+        left_out.add("sweep.name")
+        named = [f"sweep.name={search.settings.name or search.composed.name}-next"]
     kept = [word for word in search.overrides if word.split("=")[0].lstrip("+") not in left_out]
     words = [] if search.config is None else [f"config={search.config}"]
-    words += [*kept, *([f"sweep.stages={plain(stages)}"] if stages else []), *_words(search, searched)]
+    words += [*kept, *named, *([f"sweep.stages={plain(stages)}"] if stages else []), *_words(search, searched)]
     origin = search.origin
     # Its words name files as they were typed: from the folder in which the sweep began.
     there = "" if origin is None or origin.folder == Path.cwd() else f"cd {shlex.quote(str(origin.folder))} && "
-    return there + " ".join(["dlrun", "sweep", *(shlex.quote(word) for word in words)])
+    return masked(there + " ".join(["dlrun", "sweep", *(shlex.quote(word) for word in words)]))
 
 
 def _words(search: Search, searched: Searched) -> Iterator[str]:
