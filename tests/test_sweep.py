@@ -10,7 +10,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -517,55 +517,43 @@ def test_nothing_is_written_into_a_folder_that_another_trial_is_training_in(home
     assert {item.name for item in path.iterdir()} <= {".lock", "checkpoints"}
 
 
-BROKEN = '''
-from pathlib import Path
-from dlrun.registry import CALLBACKS
-from dlrun.train.fit import Callback
+def test_what_failed_is_run_again_when_its_cause_is_mended(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken, evaluated = [True], Watcher.eval_end
 
-@CALLBACKS.register
-class fragile(Callback):
-    """Fails in the second epoch while there is a file ``broken``."""
-    def __init__(self, *, strong: bool = False) -> None:
-        self.strong = strong
-    def epoch_start(self, fit):
-        if fit.state.epoch == 1 and not self.strong and Path("broken").exists():
+    def fragile(self: Watcher, fit: Fit, metrics: Mapping[str, float]) -> None:
+        if broken and fit.state.epoch == 2 and fit.run.path.name == "1-0002":
             raise RuntimeError("boom")
-'''
+        evaluated(self, fit, metrics)
 
-
-def test_what_failed_is_run_again_when_its_cause_is_mended(home: Path) -> None:
-    (home / "fragile.py").write_text(BROKEN)
-    (home / "broken").touch()
-    words = ("plugins=[./fragile.py]", "callbacks.fragile.strong=choice(true, false)", "sweep.search=grid")
-    code, out = run_apart(home, *words, "sweep.jobs=0", "sweep.confirm={top: 1, seeds: 2}")
-    assert code == 0, out
-    first = rows(the_sweep(home))
-    assert sorted(row["status"] for row in first[:2]) == ["failed", "ok"]
-    (number,) = (i for i, row in enumerate(first) if row["status"] == "failed")
+    monkeypatch.setattr(Watcher, "eval_end", fragile)
+    words = ("optimizer.lr=log(1e-3, 1e-2)", "sweep.trials=2", "sweep.confirm={top: 1, seeds: 2}", "sweep.jobs=0")
+    assert run(*words) == 0
+    out = capsys.readouterr().out
+    assert [row["status"] for row in rows(the_sweep(home))] == ["ok", "failed", "ok", "ok"]
     again = f"dlrun sweep resume=sweeps/{the_sweep(home).name} retry=failed"
     assert f"run again   {again}" in out
     assert again in (the_sweep(home) / "report.html").read_text()
-    failed = the_sweep(home) / "trials" / first[number]["folder"]
+    failed = the_sweep(home) / "trials" / "1-0002"
     assert (failed / "error.txt").is_file()
 
     def resume(*more: str) -> str:
-        process = start_sweep(home, f"resume={the_sweep(home)}", *more)
-        out, _ = process.communicate(timeout=120)
-        assert process.returncode == 0, out
-        return out
+        assert main(["sweep", f"resume={the_sweep(home)}", *more]) == 0
+        return capsys.readouterr().out
 
     # Without the word it stays; while its cause is there it fails again.
     assert "again     " not in resume()
     assert "again       1 trial of stage 1" in resume("retry=oom,failed")
-    assert [row["status"] for row in rows(the_sweep(home))] == [row["status"] for row in first]
-    (home / "broken").unlink()
+    assert [row["status"] for row in rows(the_sweep(home))] == ["ok", "failed", "ok", "ok"]
+    broken.clear()
     assert "retry=" not in resume("retry=failed")
-    table = lasting_rows(the_sweep(home))
-    assert [row["status"] for row in table] == ["ok"] * 4
-    # From its own checkpoint: the value of the option changes nothing else.
-    assert (table[1]["score"], table[1]["epochs"]) == (table[0]["score"], table[0]["epochs"])
     assert not (failed / "error.txt").exists()
     assert "again     " not in resume("retry=failed")
+    # From its own checkpoint, as if nothing had been.
+    assert run(*words, "sweep.root=whole") == 0
+    (whole,) = (home / "whole").iterdir()
+    assert lasting_rows(the_sweep(home)) == lasting_rows(whole)
 
 
 @pytest.mark.parametrize(
@@ -679,17 +667,15 @@ def test_a_trial_that_takes_the_process_with_it_fails_at_the_next_start(home: Pa
     }
 
 
-def test_a_sweep_ends_by_the_clock(home: Path) -> None:
-    slow = ("plugins=[./trouble.py]", "callbacks.trouble.kind=slow", "optimizer.lr=log(1e-3, 1e-2)", "sweep.trials=40")
-    code, out = run_apart(home, *slow, "sweep.jobs=0", "sweep.max_time=2s")
-    assert code == 75, out
-    assert "stopped     sweep.max_time=2s is over" in out
+def test_a_sweep_ends_by_the_clock(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("optimizer.lr=log(1e-3, 1e-2)", "trainer.epochs=50", "sweep.trials=500", "sweep.jobs=0")
+    assert run(*words, "sweep.max_time=1s") == 75
+    out = capsys.readouterr().out
+    assert "stopped     sweep.max_time=1s is over" in out
     assert "go on with  dlrun sweep resume=" in out
     done = len(rows(the_sweep(home)))
-    assert done < 40
-    process = start_sweep(home, f"resume={the_sweep(home)}", "sweep.max_time=null", f"sweep.trials={done + 1}")
-    out, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, out
+    assert done < 500
+    assert main(["sweep", f"resume={the_sweep(home)}", "sweep.max_time=null", f"sweep.trials={done + 1}"]) == 0
     assert [row["status"] for row in rows(the_sweep(home))] == ["ok"] * (done + 1)
 
 

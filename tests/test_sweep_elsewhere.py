@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
-from sweeping import TINY, lasting_rows, start_sweep, the_sweep
+from sweeping import TINY, lasting_rows, the_sweep
 
 from dlrun.cli import main
 from dlrun.config.search import load_search
@@ -139,28 +141,30 @@ def test_a_password_in_a_file_is_kept_private(tmp_path: Path, monkeypatch: pytes
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-NET = """\
-from torch import nn
-from dlrun.registry import MODELS
+def test_a_changed_plug_in_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    package = tmp_path / "nets"
+    package.mkdir()
+    files = [tmp_path / "my_net.py", package / "__init__.py", package / "blocks.py"]
+    for file in files:
+        file.write_text("x = 1\n")
+    search = replace(
+        load_search(None, [*TINY, "optimizer.lr=log(1e-3, 1)"]), plugins=(*map(str, files[:2]), "installed")
+    )
+    sweep = folders.create(search)
+    folders.write(sweep, search, threads=1)
 
+    def told() -> list[str]:
+        caplog.clear()
+        folders.tell_changed_plugins(folders.read(sweep.path), search)
+        return [record.getMessage() for record in caplog.records]
 
-@MODELS.register
-def my_net(input_shape, num_classes, *, hidden: int = 4):
-    \"\"\"Two layers.\"\"\"
-    size = input_shape[0] * input_shape[1] * input_shape[2]
-    return nn.Sequential(nn.Flatten(), nn.Linear(size, hidden), nn.ReLU(), nn.Linear(hidden, num_classes))
-"""
-
-
-def test_a_changed_plug_in_is_told(tmp_path: Path) -> None:
-    (tmp_path / "my_net.py").write_text(NET)
-    words = [word for word in TINY if not word.startswith("model")]
-    words += ["plugins=[./my_net.py]", "model=my_net", "optimizer.lr=log(1e-3, 1e-2)", "sweep.jobs=0", "sweep.trials=1"]
-    out, _ = start_sweep(tmp_path, *words).communicate(timeout=120)
-    assert "best of 1 trial" in out
-    told = "plug-in my_net.py was changed since the sweep was last started"
-    for source, changed in ((NET, False), (NET.replace("ReLU", "Tanh"), True)):
-        (tmp_path / "my_net.py").write_text(source)
-        out, _ = start_sweep(tmp_path, f"resume={the_sweep(tmp_path)}", "sweep.trials=2").communicate(timeout=120)
-        assert "best of 2 trials" in out
-        assert (told in out) is changed
+    monkeypatch.setattr(logging.getLogger("dlrun"), "propagate", True)
+    assert told() == []
+    for file, name in zip(files, ("my_net.py", "nets/__init__.py", "nets/__init__.py"), strict=True):
+        file.write_text("x = 2\n")
+        assert f"plug-in {name} was changed since the sweep was last started" in "\n".join(told())
+        folders.write(sweep, search, threads=1)
+        assert told() == []
