@@ -729,6 +729,38 @@ def test_an_extended_grid_has_each_point_once(home: Path) -> None:
     assert sorted(map(float, found)) == pytest.approx([1e-3, 10**-2.5, 1e-2, 10**-1.5, 1e-1], rel=1e-4)
 
 
+@pytest.mark.parametrize("search", ["random", "tpe", "grid"])
+def test_what_is_known_to_be_good_is_tried_first(home: Path, search: str) -> None:
+    words = ("optimizer=choice(sgd, adam)", "optimizer.momentum=choice(0, 0.9) when optimizer=sgd", "sweep.trials=5")
+    first = "sweep.try_first=[{optimizer: sgd, optimizer.momentum: 0.9}, {optimizer: adam}]"
+    assert run(*words, first, f"sweep.search={search}", "trainer.epochs=1", "sweep.jobs=0") == 0
+    found = [(row["optimizer"], row["optimizer.momentum"]) for row in rows(the_sweep(home))]
+    assert found[:2] == [("sgd", "0.9"), ("adam", "")]
+    if search != "tpe":
+        assert sorted(found) == [("adam", ""), ("sgd", "0"), ("sgd", "0.9")]
+    assert main(["sweep", f"resume={the_sweep(home)}"]) == 0
+    assert [(row["optimizer"], row["optimizer.momentum"]) for row in rows(the_sweep(home))] == found
+
+
+@pytest.mark.parametrize(
+    ("first", "message"),
+    [
+        ("[{optimizer: adam, optimizer.lr: 3}]", "sweep.try_first.0.optimizer.lr: 3 is not in log(0.001, 1)"),
+        ("[{optimizer: lion, optimizer.lr: 1}]", "sweep.try_first.0.optimizer: 'lion' is not in choice(sgd, adam)"),
+        ("[{optimizer.lr: 0.1}]", "sweep.try_first.0: has no value for optimizer"),
+        ("[{optimizer: sgd, optimizer.lr: 0.1}]", "sweep.try_first.0: has no value for optimizer.momentum"),
+        ("[{optimizer: adam, optimizer.rl: 0.1}]", "sweep.try_first.0.optimizer.rl: is no axis of the sweep; did you"),
+        ("[{optimizer: adam, optimizer.momentum: 0}]", "optimizer.momentum: is searched only when optimizer=sgd"),
+        ("[{optimizer.name: adam, optimizer.lr: 0.1}, {}, {}]", "has 3 trials, but there are only 2"),
+    ],
+)
+def test_what_cannot_be_tried_first(first: str, message: str) -> None:
+    words = [*TINY, RATE, "optimizer=choice(sgd, adam)", "optimizer.momentum=uniform(0, 0.9) when optimizer=sgd"]
+    with pytest.raises(ConfigError) as caught:
+        check_sweep(load_search(None, [*words, "sweep.trials=2", f"sweep.try_first={first}"]))
+    assert any(message in problem for problem in caught.value.problems), caught.value.problems
+
+
 def test_an_element_of_a_list(home: Path) -> None:
     words = ("optimizer=adam", "optimizer.betas.0=logit(0.5, 0.99)", "model.hidden.0=int(4, 9)", "sweep.trials=2")
     assert run(*words, "trainer.epochs=1", "sweep.jobs=0") == 0

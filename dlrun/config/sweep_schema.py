@@ -20,6 +20,8 @@ class SweepConfig:
     """How the values of the next trial are chosen."""
     trials: PositiveInt
     """Trials in all, those of earlier starts included."""
+    try_first: tuple[Mapping[str, Any], ...]
+    """Values of the first trials: settings that are known to be good."""
     points: Annotated[int, Range(ge=2)]
     """Values of each interval in a grid."""
     seed: Seed | None

@@ -10,6 +10,7 @@ from dlrun.config.search import Search, check_space
 from dlrun.errors import ConfigError, did_you_mean
 from dlrun.monitor import is_rate
 from dlrun.sweep.confirm import read_confirm
+from dlrun.sweep.first import read_first
 from dlrun.sweep.launcher import read_launcher
 from dlrun.sweep.plan import grid_points, size_problem
 from dlrun.sweep.space import Axis, in_order
@@ -23,9 +24,13 @@ def check_sweep(search: Search) -> None:
         ConfigError: listing every problem.
     """
     problems: list[str] = []
-    for read in (read_confirm, read_launcher):
+    for read in (
+        lambda: read_confirm(search.settings),
+        lambda: read_launcher(search.settings),
+        lambda: read_first(search),
+    ):
         try:
-            read(search.settings)
+            read()
         except ConfigError as error:
             problems += error.problems
     problems += _check_mode(search)

@@ -17,6 +17,7 @@ from dlrun.errors import UserError
 from dlrun.runfolder import RunFolder
 from dlrun.sweep import confirm, identity
 from dlrun.sweep.confirm import read_confirm
+from dlrun.sweep.first import read_first
 from dlrun.sweep.launcher import make_runner, read_launcher
 from dlrun.sweep.ledger import Ledger
 from dlrun.sweep.outcome import Outcome, StageResult
@@ -208,8 +209,9 @@ class Conductor:
 
     def _planned(self, result: StageResult, ledger: Ledger) -> Sequence[Mapping[str, Any] | None]:
         settings, stage = self.settings, result.stage
+        first = read_first(self.search) if stage.number == 1 else ()
         if settings.search in ("tpe", "gp"):
-            return [None] * stage.trials
+            return [*first, *[None] * (stage.trials - len(first))]
         planned = plan(
             result.searched.space,
             settings.search,
@@ -218,6 +220,7 @@ class Conductor:
             stage=stage.number,
             points=settings.points,
             fixed=self._fixed(result),
+            first=first,
         )
         if is_finite(result.searched.space, settings.search):
             # What nobody has begun is planned anew when the search was extended.

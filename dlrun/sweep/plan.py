@@ -23,7 +23,15 @@ MOST_POINTS = 100_000
 
 
 def plan(
-    space: Space, search: str, *, trials: int, seed: int, stage: int, points: int, fixed: Mapping[str, Any]
+    space: Space,
+    search: str,
+    *,
+    trials: int,
+    seed: int,
+    stage: int,
+    points: int,
+    fixed: Mapping[str, Any],
+    first: Sequence[Mapping[str, Any]] = (),
 ) -> list[dict[str, Any]]:
     """Values of the trials of a stage.
 
@@ -36,6 +44,7 @@ def plan(
         stage: number of the stage.
         points: of a grid, the values of each interval.
         fixed: values that conditions ask for and that are not searched.
+        first: values of the first trials.
 
     Raises:
         UserError: if a grid has more points than ``trials``.
@@ -43,26 +52,26 @@ def plan(
     Source: Bergstra and Bengio 2012, "Random search for hyper-parameter optimization"; Sobol 1967 with Owen's
         scrambling, Joe and Kuo 2008 (``scipy.stats.qmc.Sobol``).
     """
+    given = [dict(values) for values in first]
     if search == "grid":
-        return _grid(space, trials, seed, stage, points, fixed)
+        return _once([*given, *_grid(space, trials, seed, stage, points, fixed)])
     positions = _sobol(space, trials, seed, stage) if search == "sobol" else _random(space, trials, seed, stage)
-    drawn = [draw(space, at, fixed) for at in positions]
+    drawn = [*given, *(draw(space, at, fixed) for at in positions)][:trials]
     if not is_finite(space, search):
         return drawn
-    return _once(drawn, list(every(space, fixed)), stream(seed, stage, "others"))
+    points_in_all = list(every(space, fixed))
+    order = stream(seed, stage, "others").permutation(len(points_in_all))
+    return _once(drawn, [points_in_all[i] for i in order])
 
 
-def _once(
-    drawn: Sequence[dict[str, Any]], points: Sequence[dict[str, Any]], generator: np.random.Generator
-) -> list[dict[str, Any]]:
-    """The draws, with another of the points in the place of each that was there before, as long as there are others."""
-    others = iter([points[i] for i in generator.permutation(len(points))])
+def _once(drawn: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
+    """The draws, with one of the others in the place of each that was there before, as long as there are some."""
+    left = iter(others)
     found: dict[str, dict[str, Any]] = {}
     for first in drawn:
-        fresh = next((point for point in chain([first], others) if _written(point) not in found), None)
-        if fresh is None:
-            break
-        found[_written(fresh)] = fresh
+        fresh = next((point for point in chain([first], left) if _written(point) not in found), None)
+        if fresh is not None:
+            found[_written(fresh)] = fresh
     return list(found.values())
 
 
