@@ -528,7 +528,10 @@ def test_a_nan_loss_stops_the_run_names_its_step_and_is_not_saved(tmp_path: Path
     train(fit)
     assert fit.state.stop is not None
     assert fit.state.stop.reason == "diverged"
-    assert f"the loss became NaN or infinite at step {at} (epoch {(at - 1) // 5 + 1}, " in fit.state.stop.message
+    # The rate of that step, and not of the reading that found it out.
+    rate = fit.base_lrs[0] * fit.schedule(at - 1)
+    where = f"at step {at} (epoch {(at - 1) // 5 + 1}, lr {rate:.3g})"
+    assert f"the loss became NaN or infinite {where}; lower the rate" in fit.state.stop.message
     saved = list(fit.run.checkpoints.glob("*.pt"))
     assert bool(saved) == (at > 2)
     for path in saved:

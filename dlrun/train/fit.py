@@ -210,6 +210,11 @@ class Fit:
             return now
         return now * base / self.base_lrs[0]
 
+    def lr_of(self, step: int) -> float:
+        """The learning rate of a step, from 1, of parameters that have no factor on it."""
+        base = scaled_lr(self.config)
+        return (self.base_lrs[0] if base is None else base) * self.schedule(step - 1)
+
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in the current epoch."""

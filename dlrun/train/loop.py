@@ -231,7 +231,8 @@ class _Loop:
         return True
 
     def _diverged(self, what: str, step: int) -> None:
-        trainer, lr = self.config, self.fit.lr
+        # That of the reading may be another one, at the end of many schedules 0.
+        trainer, lr = self.config, self.fit.lr_of(step)
         clip = "" if trainer.clip_norm is not None else ", clip the gradient (trainer.clip_norm=1)"
         self.fit.state.request_stop(
             "diverged",
