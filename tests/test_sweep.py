@@ -761,6 +761,16 @@ def test_what_cannot_be_tried_first(first: str, message: str) -> None:
     assert any(message in problem for problem in caught.value.problems), caught.value.problems
 
 
+def test_the_newest_sweep_is_resumed(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", "resume=auto"]) == 2
+    assert "resume=auto: there is no sweep in sweeps" in capsys.readouterr().err
+    for name in ("b", "a"):
+        words = ("optimizer.lr=log(1e-3, 1)", f"sweep.name={name}", "sweep.root=here", "trainer.epochs=1")
+        assert run(*words, "sweep.trials=1", "sweep.jobs=0") == 0
+    assert main(["sweep", "resume=auto", "sweep.root=here", "sweep.trials=2"]) == 0
+    assert {path.name.split("_")[1]: len(rows(path)) for path in (home / "here").iterdir()} == {"a": 2, "b": 1}
+
+
 def test_an_element_of_a_list(home: Path) -> None:
     words = ("optimizer=adam", "optimizer.betas.0=logit(0.5, 0.99)", "model.hidden.0=int(4, 9)", "sweep.trials=2")
     assert run(*words, "trainer.epochs=1", "sweep.jobs=0") == 0

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlrun.addresses import masked
 from dlrun.commands.request import Request
+from dlrun.config.compose import compose
 from dlrun.config.explain import explain
 from dlrun.config.schema import Config
 from dlrun.config.search import Search, load_search
@@ -55,7 +56,7 @@ def sweep(request: Request) -> int:
         search = load_search(request.reserved.get("config"), request.overrides)
         folder, threads = None, None
     else:
-        search, folder, threads = _resumed(Path(resume).expanduser(), request)
+        search, folder, threads = _resumed(_to_resume(resume, request), request)
     check_sweep(search)
     again = _repeated(request.reserved.get("retry"))
     if request.print_config:
@@ -118,6 +119,18 @@ def _sweep(
         return EXIT_RESUMABLE
     ended_by_failures = bool(outcome.stopped) and results.failures(outcome.records) > 0
     return EXIT_FAILURE if ended_by_failures or not outcome.best(search.settings.mode) else EXIT_DONE
+
+
+def _to_resume(resume: str, request: Request) -> Path:
+    """The folder that ``resume=`` names."""
+    from dlrun.sweep import folder as folders
+
+    if resume != "auto":
+        return Path(resume).expanduser()
+    tree = compose(None, [word for word in request.overrides if word.startswith("sweep.root=")]).tree
+    path = folders.newest(Path(str(tree["sweep"]["root"])).expanduser())
+    log.info("resume      %s", path)
+    return path
 
 
 def _resumed(path: Path, request: Request) -> tuple[Search, RunFolder, int]:

@@ -92,7 +92,8 @@ Search hyperparameters: any value of the configuration may be a distribution. Tr
 of each axis is told at the end, and a killed sweep goes on where it stood.
 
   config=NAME|PATH   a recipe, or your own YAML file
-  resume=FOLDER      run what is missing of a sweep: finished trials stay, interrupted ones go on from their checkpoint
+  resume=FOLDER      run what is missing of a sweep: finished trials stay, interrupted ones go on from their checkpoint;
+                     resume=auto takes the newest sweep
   extend=true        with resume=, when the space or the configuration was changed
   retry=STATUS,...   with resume=, run again what ended so, from its checkpoint: failed, oom, timeout
   key=DISTRIBUTION   log(a, b), uniform(a, b), int(a, b), int_log(a, b), logit(a, b), choice(x, y, ...)

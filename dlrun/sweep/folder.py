@@ -218,6 +218,18 @@ def _digests(search: Search) -> dict[str, str]:
     return found
 
 
+def newest(root: Path) -> Path:
+    """The sweep of a folder that was started or resumed last.
+
+    Raises:
+        UserError: if there is none.
+    """
+    found = [plan for plan in root.glob(f"*/{PLAN}") if plan.is_file()]
+    if not found:
+        raise UserError(f"resume=auto: there is no sweep in {root}; say where they are, with sweep.root=...")
+    return max(found, key=lambda plan: (plan.stat().st_mtime_ns, plan)).parent
+
+
 def read(path: Path) -> Saved:
     """What the sweep in a folder wrote down.
 
