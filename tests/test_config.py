@@ -158,6 +158,17 @@ def test_swapping_by_group_and_by_name_is_the_same_and_nothing_leaks(group: str,
     assert getattr(by_group, group) == getattr(load(file("empty.yaml", ""), f"{group}={name}", *root), group)
 
 
+def test_an_element_of_a_list_is_set_alone() -> None:
+    assert load("digits", "optimizer=adam", "optimizer.betas.0=0.5").optimizer.params["betas"] == (0.5, 0.999)
+    mine = file("my.yaml", "optimizer: {name: adam, betas: {1: 0.9}}\nmodel: {name: mlp, hidden: [8, 9]}")
+    chosen = load(mine, "model.hidden.1=4")
+    assert (chosen.optimizer.params["betas"], chosen.model.params["hidden"]) == ((0.9, 0.9), (8, 4))
+    augmented = load("digits", "augment=[{name: random_crop, padding: 2}]", "augment.0.padding=1")
+    assert augmented.augment[0].params["padding"] == 1
+    with pytest.raises(ConfigError, match=r"optimizer.betas"):
+        load("digits", "optimizer=adam", "optimizer.betas.2=0.5")
+
+
 def test_the_same_component_again_keeps_its_options() -> None:
     mine = file("my.yaml", "optimizer: {name: sgd, momentum: 0.5}")
     assert load(mine, "optimizer=sgd").optimizer.params["momentum"] == 0.5

@@ -771,6 +771,86 @@ def test_the_newest_sweep_is_resumed(home: Path, capsys: pytest.CaptureFixture[s
     assert {path.name.split("_")[1]: len(rows(path)) for path in (home / "here").iterdir()} == {"a": 2, "b": 1}
 
 
+def test_a_trial_is_given_more_time(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("optimizer.lr=log(1e-3, 1e-2)", "sweep.trials=1", "trainer.epochs=4", "sweep.jobs=0")
+    assert run(*words, "sweep.root=whole") == 0
+    stepped = Watcher.step_end
+
+    def slow(self: Watcher, fit: Fit) -> None:
+        if fit.state.epoch == 1:
+            time.sleep(0.15)
+        stepped(self, fit)
+
+    monkeypatch.setattr(Watcher, "step_end", slow)
+    run(*words, "sweep.timeout=0.5s")
+    (row,) = rows(the_sweep(home))
+    assert row["status"] == "timeout"
+    assert float(row["epochs"]) < 4
+    assert main(["sweep", f"resume={the_sweep(home)}", "retry=timeout", "sweep.timeout=60s"]) == 0
+    (whole,) = (home / "whole").iterdir()
+    assert lasting_rows(the_sweep(home)) == lasting_rows(whole)
+
+
+def test_a_later_stage_keeps_its_space_when_trials_are_run_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken, evaluated = [True], Watcher.eval_end
+
+    def fragile(self: Watcher, fit: Fit, metrics: Mapping[str, float]) -> None:
+        if broken and fit.run.path.name.startswith("1-") and int(fit.run.path.name[2:]) % 3 == 0:
+            raise RuntimeError("boom")
+        evaluated(self, fit, metrics)
+
+    monkeypatch.setattr(Watcher, "eval_end", fragile)
+    space = ("model.hidden.0=int(4, 64)", "optimizer.lr=log(1e-3, 1)", "model.dropout=uniform(0, 0.9)")
+    assert run(*space, "sweep.stages=[{trials: 30, epochs: 1}, {trials: 3}]", "sweep.jobs=0") == 0
+    before = [row for row in lasting_rows(the_sweep(home)) if row["stage"] == "2"]
+    broken.clear()
+    assert main(["sweep", f"resume={the_sweep(home)}", "retry=failed"]) == 0
+    after = lasting_rows(the_sweep(home))
+    assert "failed" not in {row["status"] for row in after}
+    assert [row for row in after if row["stage"] == "2"] == before
+    for row in before:
+        trained = yaml.safe_load((the_sweep(home) / "trials" / row["folder"] / "config.yaml").read_text())
+        assert str(trained["model"]["hidden"][0]) == row["model.hidden.0"]
+        assert trained["model"]["dropout"] == float(row["model.dropout"])
+
+
+def test_the_best_of_a_confirmation_has_its_checkpoint(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("optimizer.lr=log(1e-3, 0.1)", "sweep.trials=4", "sweep.confirm={top: 3, seeds: 2}", "sweep.jobs=0")
+    assert run(*words, "sweep.keep=0") == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("evaluate ")]
+    assert main([*line.split()[2:], "split=val"]) == 0
+    assert run("optimizer.lr=log(1e-3, 0.1)", "sweep.trials=2", "sweep.keep=0", "sweep.jobs=0", "sweep.root=none") == 0
+    assert "dlrun eval" not in capsys.readouterr().out.split("best of 2")[1]
+
+
+def test_fewer_trials_of_a_small_space(home: Path) -> None:
+    words = ("optimizer=choice(sgd, adam)", "data.batch_size=int(16, 40)", "trainer.epochs=1", "sweep.jobs=0")
+    assert run(*words, "sweep.trials=2") == 0
+    resume = f"resume={the_sweep(home)}"
+    # All slots are written before the first is taken: then it is stopped, and fewer are wanted.
+    assert main(["sweep", resume, "sweep.trials=9", "sweep.max_time=0.001s"]) in (0, 75)
+    done = len(rows(the_sweep(home)))
+    assert main(["sweep", resume, f"sweep.trials={done + 1}", "sweep.max_time=null"]) == 0
+    assert len(rows(the_sweep(home))) == done + 1
+
+
+def test_a_sweep_of_an_older_version_goes_on(home: Path) -> None:
+    assert run("optimizer.lr=log(1e-3, 1)", "sweep.trials=1", "sweep.jobs=0") == 0
+    plan = the_sweep(home) / "sweep.yaml"
+    tree = yaml.safe_load(plan.read_text())
+    for key in ("plugins", "file", "folders"):
+        del tree[key]
+    plan.write_text(yaml.safe_dump(tree))
+    assert main(["sweep", f"resume={the_sweep(home)}", "sweep.trials=2"]) == 0
+    assert len(rows(the_sweep(home))) == 2
+
+
+def test_an_axis_inside_of_another_is_refused() -> None:
+    whole = "optimizer.betas=choice([0.9, 0.99], [0.8, 0.999])"
+    (problem,) = problems("optimizer=adam", whole, "optimizer.betas.0=uniform(0, 0.5)")
+    assert problem.endswith("optimizer.betas.0: is a part of optimizer.betas, which is searched as a whole")
+
+
 def test_an_element_of_a_list(home: Path) -> None:
     words = ("optimizer=adam", "optimizer.betas.0=logit(0.5, 0.99)", "model.hidden.0=int(4, 9)", "sweep.trials=2")
     assert run(*words, "trainer.epochs=1", "sweep.jobs=0") == 0

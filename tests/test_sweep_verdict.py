@@ -276,6 +276,22 @@ def test_importance() -> None:
     assert math.isnan(Response(space, []).importance(0))
 
 
+@pytest.mark.parametrize(("trials", "missed"), [(20, 6), (40, 3), (100, 0)])
+def test_a_skew_optimum_is_not_left_out(trials: int, missed: int) -> None:
+    """Slowly better along the axis, then steeply worse: surely the top of a parabola lies beside the optimum."""
+    space, left_out = space_of(2), 0
+    for seed in range(60):
+        generator = np.random.default_rng(seed)
+        positions = generator.random((trials, 2))
+        along = positions[:, 0]
+        scores = np.where(along <= 0.7, along, 0.7 - 8 * (along - 0.7)) + 0.05 * generator.standard_normal(trials)
+        verdict = judge(space, outcomes(space, positions, scores, along > 0.88), seed)[0]
+        assert isinstance(verdict.axis.distribution, Numeric)
+        optimum = verdict.axis.distribution.at(0.7)
+        left_out += not verdict.next.distribution.low <= optimum <= verdict.next.distribution.high
+    assert left_out <= missed
+
+
 @pytest.mark.parametrize("trials", [10, 16, 40])
 @pytest.mark.parametrize("cliff", [0.7, 0.8, 0.9])
 def test_nobody_is_sent_to_where_trials_diverge(cliff: float, trials: int) -> None:

@@ -32,15 +32,28 @@ def merge(provenance: Provenance) -> tuple[dict[str, Any], dict[KeyPath, str]]:
 
 
 def merge_into(target: dict[str, Any], source: dict[str, Any]) -> None:
-    """Write the values of ``source`` over those of ``target``; mappings are merged key by key."""
+    """Write the values of ``source`` over those of ``target``; mappings are merged key by key.
+
+    A list is replaced as a whole, but by a mapping whose keys are numbers of its elements: ``betas: {0: 0.9}``, or
+    ``betas.0=0.9`` on the command line.
+    """
     for key, value in source.items():
         key = str(key)
-        if isinstance(value, dict):
+        known = target.get(key)
+        if isinstance(value, dict) and isinstance(known, list) and _names_elements(value, len(known)):
+            elements = {str(i): element for i, element in enumerate(known)}
+            merge_into(elements, value)
+            target[key] = list(elements.values())
+        elif isinstance(value, dict):
             if not isinstance(target.get(key), dict):
                 target[key] = {}
             merge_into(target[key], value)
         else:
             target[key] = value
+
+
+def _names_elements(tree: dict[str, Any], count: int) -> bool:
+    return bool(tree) and all(str(key).isdecimal() and int(key) < count for key in tree)
 
 
 def _refuse_odd_values(node: Any, path: KeyPath, problems: dict[KeyPath, str]) -> None:

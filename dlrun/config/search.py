@@ -60,11 +60,7 @@ class Search:
         """
         chosen = {key: value for key, value in values.items() if _chooses(key)}
         base = self._base(chosen)
-        rest = [
-            value_layer(key, value, self._origin(key))
-            for key, value in _whole_lists(base.tree, values).items()
-            if key not in chosen
-        ]
+        rest = [value_layer(key, value, self._origin(key)) for key, value in values.items() if key not in chosen]
         return finish(replace(with_values(base, rest), name=self.composed.name))
 
     def _origin(self, key: str) -> str:
@@ -157,6 +153,9 @@ def _check_single(search: Search) -> Iterator[str]:
     for axis in search.space:
         if axis.key.split(".")[0] in (SECTION, "run"):
             yield f"{search.origins[axis.key]}: {axis.key}: says nothing of a trial's training, and cannot be searched"
+        for other in search.space:
+            if other.key.startswith(f"{axis.key}.") and not _chooses(axis.key):
+                yield f"{search.origins[other.key]}: {other.key}: is a part of {axis.key}, which is searched as a whole"
 
 
 def _check_conditions(search: Search) -> Iterator[str]:
@@ -268,34 +267,16 @@ def _example(search: Search, wanted: Mapping[str, Any]) -> dict[str, Any] | None
     return values
 
 
-def _whole_lists(tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values, with those of elements (``optimizer.betas.0``) in their lists: a layer replaces lists as wholes."""
-    found = dict(values)
-    for key, value in values.items():
-        parent, _, last = key.rpartition(".")
-        known = found.get(parent, _at(tree, parent)) if last.isdigit() else None
-        if isinstance(known, (list, tuple)) and int(last) < len(known):
-            index = int(last)
-            found[parent] = [*known[:index], value, *known[index + 1 :]]
-            del found[key]
-    return found
-
-
 _ABSENT = object()
 
 
 def _lookup(tree: Any, key: str) -> Any:
     """The value at a path; of a section that chooses a component, its name."""
-    found = _at(tree, key)
-    return found.get("name", _ABSENT) if isinstance(found, dict) else found
-
-
-def _at(tree: Any, key: str) -> Any:
     for part in key.split("."):
         if not isinstance(tree, dict) or part not in tree:
             return _ABSENT
         tree = tree[part]
-    return tree
+    return tree.get("name", _ABSENT) if isinstance(tree, dict) else tree
 
 
 def _chooses(key: str) -> bool:

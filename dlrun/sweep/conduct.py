@@ -119,8 +119,7 @@ class Conductor:
             study = f"{name}/{stage.number}"
             ledger = Ledger(storage, study, searched.space, settings.mode, settings.search, seed, home=self._home)
             try:
-                if self.shared:
-                    searched = self._agreed(ledger, name, searched, first=not self.outcome.stages)
+                searched = self._agreed(ledger, name, searched, first=not self.outcome.stages)
                 result = StageResult(stage, searched)
                 self.outcome.stages.append(result)
                 self._stage(result, ledger, self._planned(result, ledger))
@@ -134,13 +133,16 @@ class Conductor:
         return self.outcome
 
     def _agreed(self, ledger: Ledger, name: str, searched: Searched, *, first: bool) -> Searched:
-        """The space of a stage as the machine that began it has it: its verdicts may differ in a last digit."""
+        """The space of a stage as it was when the stage was begun.
+
+        The verdicts of another machine may differ in a last digit, and those of this one when trials were run again.
+        """
         mine = identity.identity(self.search)
         if self._extend:
             ledger.study.overrule("search", mine)
-            if first:
+            if first or not self.shared:
                 ledger.study.overrule("searched", searched.to_plain())
-        if first:
+        if first and self.shared:
             identity.check(self.search, name, ledger.study.agree("search", mine))
             log.info("shared      %s '%s' in the database", "begins" if ledger.study.founder else "joins", name)
         agreed = Searched.from_plain(ledger.study.agree("searched", searched.to_plain()))
@@ -224,7 +226,7 @@ class Conductor:
         )
         if is_finite(result.searched.space, settings.search):
             # What nobody has begun is planned anew when the search was extended.
-            return continued(planned, ledger.values(begun=self._extend))
+            return continued(planned, ledger.values(begun=self._extend), settings.search)
         return planned
 
     @contextmanager

@@ -249,7 +249,7 @@ def read(path: Path) -> Saved:
         raise UserError(f"{plan}: is not valid YAML: {' '.join(str(error).split())}; {_LOST}") from None
     except OSError as error:
         raise UserError(f"{plan}: cannot be read: {error.strerror}") from None
-    needed = [item.name for item in fields(Saved) if item.default is MISSING]
+    needed = [item.name for item in fields(Saved) if item.default is MISSING and item.default_factory is MISSING]
     missing = [name for name in needed if name not in tree] if isinstance(tree, dict) else needed
     if missing:
         raise UserError(f"{plan}: is not what dlrun sweep wrote: it has no {', '.join(missing)}; {_LOST}")

@@ -80,20 +80,26 @@ def is_finite(space: Space, search: str) -> bool:
     return search == "grid" or math.prod(axis.distribution.count for axis in space) <= MOST_POINTS
 
 
-def continued(planned: Sequence[dict[str, Any]], known: Mapping[int, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def continued(
+    planned: Sequence[dict[str, Any]], known: Mapping[int, Mapping[str, Any]], search: str
+) -> list[dict[str, Any]]:
     """A plan of points of which each is tried once, after some trials were begun, maybe by another plan.
 
     Args:
         planned: values of the trials.
         known: number -> values of those that there are.
+        search: how they are drawn: a grid has all of its points, whatever was tried beside them.
     """
     done = {_written(values) for values in known.values()}
-    left = iter([point for point in planned if _written(point) not in done])
+    left = [point for point in planned if _written(point) not in done]
+    count = len(left) + len(known) if search == "grid" else len(planned)
+    rest = iter(left)
     found: list[dict[str, Any]] = []
-    number = 1
-    while (values := known.get(number) or next(left, None)) is not None:
+    for number in range(1, count + 1):
+        values = known.get(number) or next(rest, None)
+        if values is None:
+            break
         found.append(dict(values))
-        number += 1
     return found
 
 

@@ -63,6 +63,7 @@ class Response:
     """
 
     def __init__(self, space: Space, outcomes: Sequence[Outcome], seed: int = 0) -> None:
+        self._space = space
         self.scored = [outcome for outcome in outcomes if outcome.score is not None and not outcome.diverged]
         count = len(self.scored)
         self.ranks = _ranks(self.scored)
@@ -86,9 +87,24 @@ class Response:
 
         Those in which the axis was not active have none.
         """
+        return self._best(key, self.ranks)
+
+    def _best(self, key: str, ranks: Floats) -> list[float]:
         count = max(_LEAST_LEADERS, len(self.scored) // 5)
-        order = np.argsort(-self.ranks, kind="stable")[:count]
+        order = np.argsort(-ranks, kind="stable")[:count]
         return [self.scored[i].positions[key] for i in order if key in self.scored[i].positions]
+
+    def good(self, axis: int) -> list[float]:
+        """Positions of the best fifth of the trials, three at least, on an axis beside the others.
+
+        What the fit says of the other axes is taken off: a trial may be good for them in spite of its place here.
+        """
+        block, others = self._blocks[axis], self._others(axis)
+        design = _design([block, *others], len(self.ranks))
+        weights, *_ = np.linalg.lstsq(design, self.ranks, rcond=None)
+        first = 1 + block.shape[1]
+        own = self.ranks - design[:, first:] @ weights[first:]
+        return self._best(self._space[axis].key, own)
 
     def p_value(self, axis: int) -> float:
         """Of the F-test that the axis of this number does nothing beside the others, in [0, 1]."""

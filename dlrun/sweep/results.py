@@ -161,7 +161,7 @@ def report(search: Search, folder: RunFolder, outcome: Outcome) -> None:
         log.info("train it    dlrun train config=%s", shlex.quote(f"{path}/best.yaml"))
         if best[0].place in ("", place(folder)):
             # It may have been deleted since.
-            if (folder.path / "trials" / best[0].folder).is_dir():
+            if (folder.path / "trials" / best[0].folder / "checkpoints" / "best.pt").is_file():
                 log.info("evaluate    dlrun eval checkpoint=%s", shlex.quote(f"{path}/trials/{best[0].folder}"))
         else:
             log.info("it lies in  %s", best[0].where)

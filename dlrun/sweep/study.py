@@ -69,15 +69,13 @@ class Study:
         self.optuna.set_user_attr(key, value)
 
     def agree(self, key: str, value: Any) -> Any:
-        """What the process that began the study says; without others, what this one says.
+        """What the process that began the study says.
 
         Args:
             key: of what is said.
-            value: what this process says, as JSON.
+            value: what this process says, as JSON; without others it counts where nothing was said before.
         """
-        if not self._shared:
-            return value
-        if not self.founder and not self.wait_for(key):
+        if self._shared and not self.founder and not self.wait_for(key):
             log.warning("whoever began this stage did not come far; this process goes on with it")
         return self.remember(key, value)
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
+from dlrun.sweep.confirm import different
 from dlrun.sweep.record import Record
 from dlrun.types import Mode
 
@@ -26,7 +27,8 @@ def tidy(trials: Path, records: Iterable[Record], mode: Mode, keep: int) -> None
     over = [record for record in records if record.status in ("ok", "pruned", "diverged") and record.folder]
     sign = 1.0 if mode == "max" else -1.0
     scored = [record for record in over if record.status == "ok" and record.score is not None]
-    best = sorted(scored, key=lambda record: -sign * (record.score or 0.0))[:keep]
+    # Of equal ones the first, as the confirmation takes them.
+    best = different(sorted(scored, key=lambda record: (-sign * (record.score or 0.0), record.number)), keep)
     kept = {record.folder for record in best}
     for record in over:
         if record.folder not in kept:

@@ -195,28 +195,34 @@ def _of_interval(
     if p_value > SIGNIFICANCE:
         rest = part(low, high)
         return verdict("no_influence", p_value, rest, f"no influence where it trains: keep to {rest.distribution}")
+    # Where a curve is skew, its parabola has the top beside the optimum: what was good is never left out.
+    good = [place for place in response.good(i) if low <= place <= high]
+    least, most = (float(value) for value in np.quantile(good, [0.1, 0.9])) if good else (begin, end)
     at_low, at_high = float(np.mean(best <= low + EDGE)), float(np.mean(best >= high - EDGE))
     if at_low > 0.5 and low == 0.0:
-        following, advice = _extended(axis, spread, "below", allowed)
+        following, advice = _extended(axis, spread, "below", allowed, most)
         return verdict("low_edge", at_low, following, f"the best crowd the lower edge {number(spread.low)}{advice}")
     if at_high > 0.5 and high == 1.0:
-        following, advice = _extended(axis, spread, "above", allowed)
+        following, advice = _extended(axis, spread, "above", allowed, least)
         return verdict("high_edge", at_high, following, f"the best crowd the upper edge {number(spread.high)}{advice}")
-    first, last = max(begin - _MARGIN, low), min(end + _MARGIN, high)
+    first, last = max(min(begin, least) - _MARGIN, low), min(max(end, most) + _MARGIN, high)
     missing = max(0.0, _LEAST_WIDTH - (last - first)) / 2
     zoomed = part(max(first - missing, low), min(last + missing, high))
     inside = float(np.mean((best >= first) & (best <= last)))
     return verdict("inside", inside, zoomed, f"the best lie inside: zoom to {zoomed.distribution}")
 
 
-def _extended(axis: Axis, spread: Numeric, side: Side, allowed: Allowed) -> tuple[Axis, str]:
-    """The half of an axis at one end, with as much beyond as the option takes; and what is said of it."""
+def _extended(axis: Axis, spread: Numeric, side: Side, allowed: Allowed, good: float) -> tuple[Axis, str]:
+    """The half of an axis at one end, or more to have what was good, with as much beyond as the option takes; and what
+    is said of it."""
+    inner = min(0.5, good - _MARGIN) if side == "above" else max(0.5, good + _MARGIN)
+    inner = min(max(inner, 0.0), 1.0)
     for reach in _REACHES:
-        part = spread.between(-reach, 0.5) if side == "below" else spread.between(0.5, 1 + reach)
+        part = spread.between(-reach, inner) if side == "below" else spread.between(inner, 1 + reach)
         beyond = part.low < spread.low if side == "below" else part.high > spread.high
         if beyond and allowed(axis, part.at(0.0 if side == "below" else 1.0)):
             return replace(axis, distribution=part), f": extend to {part}"
-    half = spread.between(0.0, 0.5) if side == "below" else spread.between(0.5, 1.0)
+    half = spread.between(0.0, inner) if side == "below" else spread.between(inner, 1.0)
     return replace(axis, distribution=half), f", beyond which the option does not go: zoom to {half}"
 
 

@@ -168,7 +168,8 @@ class Watcher(Callback):
     def _end(self, fit: Fit, status: Status, reason: str) -> None:
         if self._verdict is None:
             self._verdict = (status, reason)
-        fit.state.request_stop("callback", reason)
+        # With more time it goes on; what was pruned or has diverged is over.
+        fit.state.request_stop("max_time" if status == "timeout" else "callback", reason)
 
 
 def _position(fit: Fit) -> float:

@@ -13,7 +13,7 @@ import yaml
 
 from dlrun.errors import ConfigError
 from dlrun.sweep.common import common
-from dlrun.sweep.confirm import SEED
+from dlrun.sweep.confirm import SEED, read_confirm
 from dlrun.sweep.doubts import longest_epochs
 from dlrun.sweep.ledger import Ledger
 from dlrun.sweep.outcome import StageResult
@@ -241,6 +241,10 @@ class Work:
 
     def _tidy(self, keep: int) -> None:
         conductor = self._conductor
+        confirmed = read_confirm(conductor.settings)
+        if confirmed is not None:
+            # Any of those that are trained again may turn out to be the best.
+            keep = max(keep, confirmed[0])
         mine = [record for record in self._result.records.values() if record.place == conductor.place]
         tidy(conductor.folder.path / "trials", mine, conductor.settings.mode, keep)
 
