@@ -29,7 +29,10 @@ from dlrun.sweep import results
 from dlrun.sweep.check import check_sweep
 from dlrun.sweep.doubts import doubts
 from dlrun.sweep.journal import Journal
+from dlrun.sweep.ledger import Ledger
+from dlrun.sweep.notation import parse_axis
 from dlrun.sweep.record import Trial, Watch
+from dlrun.sweep.storage import open_storage
 from dlrun.sweep.trial import run_trial
 from dlrun.sweep.watcher import Watcher
 from dlrun.train.fit import Callback, Fit
@@ -832,6 +835,40 @@ def test_fewer_trials_of_a_small_space(home: Path) -> None:
     done = len(rows(the_sweep(home)))
     assert main(["sweep", resume, f"sweep.trials={done + 1}", "sweep.max_time=null"]) == 0
     assert len(rows(the_sweep(home))) == done + 1
+
+
+@pytest.mark.parametrize(
+    ("key", "before", "after", "least"),
+    [("optimizer.lr", "log(1e-3, 1e-2)", "log(2e-2, 1)", 2e-2), ("model.hidden.0", "int(4, 20)", "int(30, 60)", 30)],
+)
+def test_a_stage_that_nobody_has_begun_is_planned_anew(
+    home: Path, key: str, before: str, after: str, least: float
+) -> None:
+    two = "sweep.stages=[{trials: 3}, {trials: 4}]"
+    assert run(f"{key}={before}", "sweep.stages=[{trials: 3}]", "trainer.epochs=1", "sweep.jobs=0") == 0
+    storage = open_storage(None, the_sweep(home))
+    # The second stage of the old search, written down when its process died.
+    ledger = Ledger(storage, "sweep/2", (parse_axis(key, before),), "min", "random", 0)
+    ledger.study.remember("searched", {"space": {key: before}, "fixed": {}, "of": [before]})
+    ledger.plan(1, [{key: value} for value in (4, 5, 6, 7)])
+    # Stopped before it comes there; a start that goes on does not say extend=true again.
+    words = ("extend=true", f"{key}={after}", two, "sweep.max_time=0.001s")
+    assert main(["sweep", f"resume={the_sweep(home)}", *words]) == 75
+    assert main(["sweep", f"resume={the_sweep(home)}", "sweep.max_time=null"]) == 0
+    late = [float(row[key]) for row in rows(the_sweep(home)) if row["stage"] == "2"]
+    assert len(late) == 4
+    assert min(late) >= least
+
+
+def test_only_trials_of_the_plan_are_run_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fragile(self: Watcher, fit: Fit, metrics: Mapping[str, float]) -> None:
+        raise RuntimeError("boom")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Watcher, "eval_end", fragile)
+        assert run("optimizer.lr=log(1e-3, 1)", "sweep.trials=4", "sweep.jobs=0") == 1
+    assert main(["sweep", f"resume={the_sweep(home)}", "retry=failed", "sweep.trials=2"]) == 0
+    assert [row["status"] for row in rows(the_sweep(home))] == ["ok", "ok", "failed", "failed"]
 
 
 def test_a_sweep_of_an_older_version_goes_on(home: Path) -> None:

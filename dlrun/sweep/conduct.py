@@ -137,15 +137,25 @@ class Conductor:
 
         The verdicts of another machine may differ in a last digit, and those of this one when trials were run again.
         """
-        mine = identity.identity(self.search)
-        if self._extend:
-            ledger.study.overrule("search", mine)
-            if first or not self.shared:
-                ledger.study.overrule("searched", searched.to_plain())
-        if first and self.shared:
-            identity.check(self.search, name, ledger.study.agree("search", mine))
-            log.info("shared      %s '%s' in the database", "begins" if ledger.study.founder else "joins", name)
-        agreed = Searched.from_plain(ledger.study.agree("searched", searched.to_plain()))
+        study = ledger.study
+        if self.shared:
+            mine = identity.identity(self.search)
+            if self._extend:
+                study.overrule("search", mine)
+            if first:
+                if self._extend:
+                    study.overrule("searched", searched.to_plain())
+                identity.check(self.search, name, study.agree("search", mine))
+                log.info("shared      %s '%s' in the database", "begins" if study.founder else "joins", name)
+            known = study.agree("searched", searched.to_plain())
+        else:
+            # An earlier start may have extended the space that it follows from, and not have come to this stage.
+            spaces = [*map(str, self.search.space), *(str(stage.get("space")) for stage in self.settings.stages)]
+            known = study.remember("searched", {**searched.to_plain(), "of": spaces})
+            if self._extend or known.get("of") != spaces:
+                known = {**searched.to_plain(), "of": spaces}
+                study.overrule("searched", known)
+        agreed = Searched.from_plain(known)
         ledger.space = agreed.space
         return agreed
 
@@ -178,7 +188,7 @@ class Conductor:
         if len(planned) < result.stage.trials and not result.stage.confirms:
             what = "grid" if self.settings.search == "grid" else "space"
             log.info("the %s has %s: each is tried once", what, counted(len(planned), "point"))
-        ledger.plan(1, planned, renew=self._extend)
+        ledger.plan(1, planned, renew=self._renews)
         repeated = ledger.retry(self._retry)
         if repeated:
             log.info("again       %s of stage %d", counted(len(repeated), "trial"), result.stage.number)
@@ -206,6 +216,14 @@ class Conductor:
         self.screen.end()
         self.screen.verdicts(stage, result.verdicts)
 
+    @property
+    def _renews(self) -> bool:
+        """Whether slots that nobody has begun get the values of the plan: theirs may be of another space.
+
+        Where others share them, those may be taking them at this moment, with the same plan.
+        """
+        return self._extend or not self.shared
+
     def _fixed(self, result: StageResult) -> dict[str, Any]:
         return {**self.search.fixed, **result.searched.settings}
 
@@ -225,8 +243,7 @@ class Conductor:
             first=first,
         )
         if is_finite(result.searched.space, settings.search):
-            # What nobody has begun is planned anew when the search was extended.
-            return continued(planned, ledger.values(begun=self._extend), settings.search)
+            return continued(planned, ledger.values(begun=self._renews), settings.search)
         return planned
 
     @contextmanager

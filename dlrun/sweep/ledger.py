@@ -67,7 +67,7 @@ class Ledger:
         self._planned: dict[int, Mapping[str, Any] | None] = {}
         self._held: set[int] = set()
         self._returned: list[Ticket] = []
-        self.study = Study(storage, name, mode, shared=home is not None)
+        self.study = Study(storage, name, mode)
         self._storage, self._id = storage, self.study.id
         self._pulse = Pulse(self._beat, self._signs)
         if home is not None:
@@ -103,6 +103,8 @@ class Ledger:
         for trial in self._trials():
             if trial.state.is_finished() and trial.user_attrs.get("record", {}).get("status") in statuses:
                 record = Record.from_plain(trial.user_attrs["record"])
+                if record.number not in self._planned:
+                    continue
                 marks = {INSTEAD: trial._trial_id}
                 self._enqueue(record.number, record.values, resumed=True, marks=marks)
                 found.append(record)

@@ -29,11 +29,9 @@ class Study:
         storage: where it is.
         name: of the study.
         mode: whether small or large scores are good.
-        shared: whether other machines may have the same study.
     """
 
-    def __init__(self, storage: BaseStorage, name: str, mode: str, *, shared: bool) -> None:
-        self._shared = shared
+    def __init__(self, storage: BaseStorage, name: str, mode: str) -> None:
         options: dict[str, Any] = {
             "storage": storage,
             "study_name": name,
@@ -73,9 +71,9 @@ class Study:
 
         Args:
             key: of what is said.
-            value: what this process says, as JSON; without others it counts where nothing was said before.
+            value: what this process says, as JSON.
         """
-        if self._shared and not self.founder and not self.wait_for(key):
+        if not self.founder and not self.wait_for(key):
             log.warning("whoever began this stage did not come far; this process goes on with it")
         return self.remember(key, value)
 
