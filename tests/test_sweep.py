@@ -22,20 +22,24 @@ from sweeping import TINY, TROUBLE, lasting_rows, rows, start_sweep, the_sweep
 
 from dlrun import checkpoint
 from dlrun.cli import main
+from dlrun.commands import sweep
 from dlrun.config.search import load_search
 from dlrun.errors import ConfigError
 from dlrun.runfolder import RunFolder
 from dlrun.sweep import results
 from dlrun.sweep.check import check_sweep
+from dlrun.sweep.conduct import Conductor
 from dlrun.sweep.doubts import doubts
 from dlrun.sweep.journal import Journal
 from dlrun.sweep.ledger import Ledger
 from dlrun.sweep.notation import parse_axis
+from dlrun.sweep.outcome import Outcome
 from dlrun.sweep.record import Trial, Watch
 from dlrun.sweep.storage import open_storage
 from dlrun.sweep.trial import run_trial
 from dlrun.sweep.watcher import Watcher
 from dlrun.train.fit import Callback, Fit
+from dlrun.units import Duration
 
 
 @pytest.fixture
@@ -579,7 +583,8 @@ def test_seeds_that_are_searched_are_no_settings_to_confirm(home: Path, capsys: 
     words = ("seed=choice(1, 2)", "optimizer.lr=choice(0.01, 0.02)", "sweep.search=grid", "sweep.trials=4")
     assert run(*words, "sweep.confirm={top: 2, seeds: 2}", "sweep.jobs=0") == 0
     confirmed = [(row["optimizer.lr"], row["seed"]) for row in rows(the_sweep(home)) if row["stage"] == "2"]
-    assert sorted(confirmed) == [(rate, seed) for rate in ("0.01", "0.02") for seed in ("1", "2")]
+    # With seeds that the search has not seen.
+    assert sorted(confirmed) == [(rate, seed) for rate in ("0.01", "0.02") for seed in ("3", "4")]
     out = capsys.readouterr().out
     assert "seed=" not in out[out.index("the best with other seeds") :]
 
@@ -680,6 +685,25 @@ def test_a_sweep_ends_by_the_clock(home: Path, capsys: pytest.CaptureFixture[str
     assert done < 500
     assert main(["sweep", f"resume={the_sweep(home)}", "sweep.max_time=null", f"sweep.trials={done + 1}"]) == 0
     assert [row["status"] for row in rows(the_sweep(home))] == ["ok"] * (done + 1)
+
+
+@pytest.mark.parametrize("hangs", [True, False])
+def test_trials_that_hang_are_ended_when_the_time_is_over(monkeypatch: pytest.MonkeyPatch, hangs: bool) -> None:
+    sent: list[int] = []
+    conductor = SimpleNamespace(over=False, outcome=Outcome())
+
+    def kill(pid: int, number: int) -> None:
+        sent.append(number)
+        conductor.over = conductor.over or not hangs
+
+    monkeypatch.setattr(sweep.os, "kill", kill)
+    monkeypatch.setattr(sweep, "_GRACE_SECONDS", 0.2)
+    sweep._end(cast(Conductor, conductor), Duration.parse("2h"))
+    assert conductor.outcome.stopped == "sweep.max_time=2h is over"
+    # The second one ends them at once.
+    assert sent == [signal.SIGTERM] * (2 if hangs else 1)
+    sweep._end(cast(Conductor, conductor), Duration.parse("2h"))
+    assert len(sent) == (2 if hangs else 1)
 
 
 def test_a_signal_while_the_results_are_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

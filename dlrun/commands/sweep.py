@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from dlrun.sweep.conduct import Conductor
 
 log = logging.getLogger("dlrun")
+
+_GRACE_SECONDS = 60.0
+"""Time that trials have to save themselves when that of the sweep is over."""
 
 
 def sweep(request: Request) -> int:
@@ -215,10 +219,19 @@ def _stopping(conductor: Conductor, max_time: Duration | None) -> Iterator[None]
 
 
 def _end(conductor: Conductor, max_time: Duration) -> None:
-    if not conductor.over and not conductor.outcome.stopped:
-        conductor.outcome.stopped, conductor.outcome.resumable = f"sweep.max_time={max_time} is over", True
-        # The main thread hears it, and so does a trial in this process.
-        os.kill(os.getpid(), signal.SIGTERM)
+    """Let the trials save themselves; after a while those end that hang."""
+    if conductor.over or conductor.outcome.stopped:
+        return
+    conductor.outcome.stopped, conductor.outcome.resumable = f"sweep.max_time={max_time} is over", True
+    log.info("sweep.max_time=%s is over: the trials save themselves", max_time)
+    # The main thread hears it, and so does a trial in this process.
+    os.kill(os.getpid(), signal.SIGTERM)
+    deadline = time.monotonic() + _GRACE_SECONDS
+    while not conductor.over:
+        if time.monotonic() > deadline:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        time.sleep(_GRACE_SECONDS / 100)
 
 
 def _explained(search: Search) -> str:

@@ -16,7 +16,7 @@ from dlrun.config.search import Search
 from dlrun.errors import UserError
 from dlrun.runfolder import RunFolder
 from dlrun.sweep import confirm, identity
-from dlrun.sweep.confirm import read_confirm
+from dlrun.sweep.confirm import SEED, read_confirm
 from dlrun.sweep.first import read_first
 from dlrun.sweep.launcher import make_runner, read_launcher
 from dlrun.sweep.ledger import Ledger
@@ -169,7 +169,12 @@ class Conductor:
         result = StageResult(stage, Searched(()))
         # The best may be of several stages, of which each had fixed other axes.
         settled = [replace(record, values=self.outcome.complete(record, self.search.fixed)) for record in best]
-        planned = confirm.trials(settled, seeds, int(self.search.composed.tree["seed"]))
+        # Above those that the search itself had.
+        used = [
+            int(self.search.composed.tree["seed"]),
+            *(record.values.get(SEED, 0) for record in self.outcome.records),
+        ]
+        planned = confirm.trials(settled, seeds, max(used))
         # Each choice of trials and seeds has a study of its own: a resume may change it, another machine have another.
         study = f"{name}/confirm/{hashlib.sha256(repr(planned).encode()).hexdigest()[:8]}"
         ledger = Ledger(storage, study, (), self.settings.mode, "random", self.seed, home=self._home)
