@@ -16,6 +16,7 @@ from sweeping import TINY, lasting_rows, the_sweep
 from dlrun.cli import main
 from dlrun.config.search import load_search
 from dlrun.runfolder import RunFolder
+from dlrun.sweep import changes
 from dlrun.sweep import folder as folders
 
 BASE = """\
@@ -158,7 +159,7 @@ def test_a_changed_plug_in_is_told(
 
     def told() -> list[str]:
         caplog.clear()
-        folders.tell_changed_plugins(folders.read(sweep.path), search)
+        changes.tell_changed_plugins(folders.read(sweep.path), search)
         return [record.getMessage() for record in caplog.records]
 
     monkeypatch.setattr(logging.getLogger("dlrun"), "propagate", True)

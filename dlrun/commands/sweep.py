@@ -139,6 +139,7 @@ def _to_resume(resume: str, request: Request) -> Path:
 
 def _resumed(path: Path, request: Request) -> tuple[Search, RunFolder, int]:
     """The search of a folder, with the words that were added."""
+    from dlrun.sweep import changes
     from dlrun.sweep import folder as folders
 
     extend = request.reserved.get("extend", "false")
@@ -148,11 +149,11 @@ def _resumed(path: Path, request: Request) -> tuple[Search, RunFolder, int]:
     path = path.resolve()
     origin = saved.origin(path, anew=extend == "true")
     if origin.copies is not None:
-        folders.tell_changed_files(path)
+        changes.tell_changed_files(path)
     search = load_search(saved.config, [*saved.overrides, *request.overrides], origin)
-    changed = folders.changes(saved, search)
-    if any(change.startswith(folders.SCORE) for change in changed):
-        listed = "\n".join(f"  - {change}" for change in changed[:20] if change.startswith(folders.SCORE))
+    changed = changes.changes(saved, search)
+    if any(change.startswith(changes.SCORE) for change in changed):
+        listed = "\n".join(f"  - {change}" for change in changed[:20] if change.startswith(changes.SCORE))
         raise UserError(
             f"resume={path}: what a score is cannot be changed, for those of the trials before could not be compared "
             f"with the new ones; start a new sweep:\n{listed}"
@@ -163,7 +164,7 @@ def _resumed(path: Path, request: Request) -> tuple[Search, RunFolder, int]:
             f"resume={path}: this would be another search:\n{listed}\nStart a new "
             "sweep, or say extend=true to run the trials that are missing in the new space (those that are done stay)"
         )
-    folders.tell_changed_plugins(saved, search)
+    changes.tell_changed_plugins(saved, search)
     if search.settings.storage is None:
         folders.tell_lost_journal(path)
     return search, RunFolder(path), search.settings.threads or saved.threads

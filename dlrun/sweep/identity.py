@@ -12,7 +12,8 @@ from dlrun.addresses import masked
 from dlrun.config.search import Search
 from dlrun.errors import UserError
 from dlrun.runfolder import RunFolder
-from dlrun.sweep.folder import FREE, describe, differences
+from dlrun.sweep.changes import FREE, differences
+from dlrun.sweep.folder import describe
 
 _OWN = ("storage", "threads")
 """Settings of a sweep, beside those of :data:`FREE`, that each machine has of its own."""
