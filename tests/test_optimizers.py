@@ -395,3 +395,25 @@ def test_no_optimizer_imports_the_compiler(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS.names() if name != "lbfgs"])
+def test_gradients_that_overflow_in_the_first_step_leave_no_trace(
+    name: str, fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What is made without values may have any.
+    monkeypatch.setattr(torch, "empty_like", lambda tensor, **options: torch.full_like(tensor, 1e30))
+
+    def trained(overflows: bool) -> Tensor:
+        weight = nn.Parameter(start(4, 2).float())
+        runtime = {"params": [{"params": [weight]}], "fused": fused, "hidden": [weight]}
+        optimizer, scaler = OPTIMIZERS.build(name, {}, **runtime), torch.amp.GradScaler("cpu", init_scale=4.0)
+        for grad in [torch.full((4, 2), math.inf)] * overflows + [grad.float() for grad in gradients(4, 2)[:3]]:
+            scaler.scale(torch.zeros(()))
+            weight.grad = grad * scaler.get_scale()
+            scaler.step(optimizer)
+            scaler.update()
+        return weight.detach()
+
+    assert torch.equal(trained(True), trained(False))

@@ -46,7 +46,24 @@ def _eager(kind: type[_O]) -> type[_O]:
     return cast(type[_O], type(kind.__name__, (EagerOptimizer, kind), members))
 
 
-SGD = _eager(torch.optim.SGD)
+_SGD = _eager(torch.optim.SGD)
+
+
+class SGD(_SGD):  # type: ignore[misc, valid-type]
+    """torch's, with momenta of zero from the beginning.
+
+    The fused kernel makes them without values in the first step, and if the gradients of that step have overflowed in
+    half precision it leaves them so: the second step would take whatever lay in the memory.
+    """
+
+    def __init__(self, params: list[dict[str, Any]], **options: Any) -> None:
+        super().__init__(params, **options)
+        for group in self.param_groups:
+            if group["momentum"]:
+                for parameter in group["params"]:
+                    self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
 Adam = _eager(torch.optim.Adam)
 AdamW = _eager(torch.optim.AdamW)
 NAdam = _eager(torch.optim.NAdam)
