@@ -29,6 +29,7 @@ from dlrun.runfolder import RunFolder
 from dlrun.sweep import results
 from dlrun.sweep.check import check_sweep
 from dlrun.sweep.conduct import Conductor
+from dlrun.sweep.confirm import read_confirm
 from dlrun.sweep.doubts import doubts
 from dlrun.sweep.journal import Journal
 from dlrun.sweep.ledger import Ledger
@@ -748,9 +749,9 @@ def test_an_extended_grid_has_each_point_once(home: Path) -> None:
     assert run(*words) == 0
     first = [row["optimizer.lr"] for row in rows(the_sweep(home))]
     resume = f"resume={the_sweep(home)}"
-    # Stopped at once, so that a later start plans it once more.
-    assert main(["sweep", resume, "sweep.points=5", "extend=true", "sweep.fail_fast=true"]) == 0
-    assert main(["sweep", resume]) == 0
+    # Stopped at once, so that a later start, which does not say extend=true, plans it once more.
+    assert main(["sweep", resume, "sweep.points=5", "extend=true", "sweep.max_time=0.001s"]) == 75
+    assert main(["sweep", resume, "sweep.max_time=null"]) == 0
     found = [row["optimizer.lr"] for row in rows(the_sweep(home))]
     assert found[:3] == first
     assert sorted(map(float, found)) == pytest.approx([1e-3, 10**-2.5, 1e-2, 10**-1.5, 1e-1], rel=1e-4)
@@ -1066,6 +1067,24 @@ def test_wrong_settings_are_told_before_the_first_trial(words: tuple[str, ...], 
     assert any(message in problem for problem in caught.value.problems), caught.value.problems
 
 
+def test_a_task_that_the_data_do_not_fit_is_told_before_the_first_trial(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(RATE, "task=multilabel_classification", "sweep.trials=2") == 2
+    assert "task 'multilabel_classification' needs num_labels, which data 'synthetic'" in capsys.readouterr().err
+    assert not (home / "sweeps").exists()
+
+
+def test_a_confirmation_is_left_out() -> None:
+    assert read_confirm(load_search("two_layer_net", ["sweep.confirm=null", "data.root=."]).settings) is None
+
+
+def test_the_mode_of_a_recipe_is_that_of_its_own_metric() -> None:
+    with pytest.raises(ConfigError, match="say whether large values of val/loss are good"):
+        check_sweep(load_search("two_layer_net", ["sweep.metric=val/loss", "data.root=."]))
+    check_sweep(load_search("two_layer_net", ["sweep.metric=val/loss", "sweep.mode=min", "data.root=."]))
+
+
 def test_right_settings_are_not_refused() -> None:
     grid = ("sweep.search=grid", "optimizer.momentum=choice(0, 0.9) when optimizer.lr=1")
     stages = "sweep.stages=[{trials: 6}, {trials: 6, epochs: 2, space: {optimizer.name: 'choice(sgd, lion)'}}]"
@@ -1085,6 +1104,7 @@ def test_a_wide_range_without_log_is_warned_about() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (("optimizer=choice(sgd, adam)", "sweep.search=tpe"), "may try a point again and again, and the space has 2"),
         (("loss=choice(cross_entropy, focal)",), "loss: val/loss of different losses cannot be compared"),
         (("loss.label_smoothing=uniform(0, 0.9)",), "such as sweep.metric=val/accuracy sweep.mode=max"),
         (("data.split_seed=int(0, 5)",), "data.split_seed: val/loss is of other samples from trial to trial"),

@@ -123,7 +123,7 @@ def _parse(written: Mapping[str, WrittenAxis]) -> tuple[list[Axis], list[str]]:
         if isinstance(axis.text, list):
             problems.append(
                 f"{axis.where}: {key}: a distribution cannot stand inside of a list; search among whole lists, such as "
-                f"{key}='choice([8, 8], [64, 8])'"
+                f"{key}='choice([8, 8], [64, 8])', or for one element, such as {key}.0='int(4, 64)'"
             )
             continue
         if not isinstance(axis.text, str):

@@ -57,8 +57,8 @@ class SweepConfig:
     """End the sweep when more trials than this failed."""
     stages: tuple[Mapping[str, Any], ...]
     """Stages from coarse to fine, each with trials, epochs and space."""
-    confirm: Mapping[str, PositiveInt]
-    """Train the ``top`` trials again with ``seeds`` seeds."""
+    confirm: Mapping[str, PositiveInt] | None
+    """Train the ``top`` trials again with ``seeds`` seeds; null or empty: none."""
     storage: str | None
     """Address of a database that several machines share; null: a journal in the sweep's folder."""
     launcher: Literal["local", "submitit", "ray"]

@@ -46,9 +46,13 @@ def check_sweep(search: Search) -> None:
 
 
 def _check_mode(search: Search) -> Iterator[str]:
-    """The default is that of a loss; of an accuracy it would look for the worst network."""
+    """The default is that of a loss, and that of a recipe is of its own metric: another one would search for the worst.
+
+    What was begun goes on as it was.
+    """
     metric, mode = search.settings.metric, search.settings.mode
-    if mode == "min" and is_rate(metric.split("/")[-1]) and not _said_beside(search, "mode", "metric"):
+    fits = (mode == "max") == is_rate(metric.split("/")[-1])
+    if not fits and search.origin is None and not _said_beside(search, "mode", "metric"):
         where = search.composed.provenance.where(("sweep", "metric"))
         yield (
             f"{where}: sweep.metric: say whether large values of {metric} are good (sweep.mode=max) or small ones "

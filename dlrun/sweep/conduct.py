@@ -201,6 +201,8 @@ class Conductor:
         if recovered:
             # One of them may have taken the process with it: in one of its own it is a trial that failed.
             self._quick = False
+            if self.settings.jobs == 0:
+                log.info("            (a trial that ends its process ends the sweep; with sweep.jobs=1 it fails alone)")
         result.records.update(ledger.records())
         # A grid may have fewer points than there may be trials, and more may be done than are asked for now.
         known = {*range(1, len(planned) + 1), *result.records}

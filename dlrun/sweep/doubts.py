@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from dlrun.config.search import Search
@@ -21,6 +22,12 @@ def doubts(search: Search) -> Iterator[str]:
             if problem is not None:
                 yield f"{search.origins[axis.key]}: {axis.key}: {problem}"
     settings = search.settings
+    points = math.prod(axis.distribution.count for axis in search.space)
+    if settings.search in ("tpe", "gp") and points <= settings.trials:
+        yield (
+            f"sweep.search={settings.search}: may try a point again and again, and the space has {points:g} of them; "
+            "sweep.search=random tries each once"
+        )
     if settings.mode == "max" and not is_rate(settings.metric.split("/")[-1]):
         yield f"sweep.mode=max: looks for the largest {settings.metric}; small values are good where it is a loss"
     if search.composed.tree["callbacks"].get("checkpoint", False) in (None, False):

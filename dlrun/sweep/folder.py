@@ -119,7 +119,7 @@ def describe(search: Search) -> dict[str, Any]:
     settings["stages"] = [dict(stage) for stage in search.settings.stages]
     settings["launcher_options"] = dict(search.settings.launcher_options)
     settings["try_first"] = [dict(values) for values in search.settings.try_first]
-    settings["confirm"] = dict(search.settings.confirm)
+    settings["confirm"] = dict(search.settings.confirm or {})
     space = {axis.key: str(axis) for axis in search.space}
     return {"base": tree, "space": space, "settings": settings}
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from dlrun.assembly import build_fit, build_task, prepare
+from dlrun.assembly import build_fit, build_task, check_fit, prepare
 from dlrun.commands.explaining import explaining
 from dlrun.config.compose import resolved
 from dlrun.config.load import finish
@@ -124,6 +124,7 @@ def _tried(config: Config, metric: str) -> _Refusal | None:
 def _build(config: Config, metric: str) -> None:
     with explaining(config):
         prepared = prepare(config)
+        check_fit(config, prepared.feed)
         task = build_task(config, prepared.feed.arguments)
         splits = ("train", "val") if "val" in prepared.feed.sizes() else ("train",)
         known = [f"{split}/{name}" for split in splits for name in ("loss", *task.metrics)]
