@@ -119,6 +119,11 @@ def test_ticks_lie_on_the_axis_in_order(scale: Scale, low: float, width: float, 
 
 
 def test_names_are_as_short_as_they_can_be() -> None:
+    assert short_names(["optimizer.betas.0", "model.hidden.0", "optimizer.lr"]) == {
+        "optimizer.betas.0": "betas.0",
+        "model.hidden.0": "hidden.0",
+        "optimizer.lr": "lr",
+    }
     assert short_names(["optimizer.lr", "model.lr", "data.batch_size", "model"]) == {
         "optimizer.lr": "optimizer.lr",
         "model.lr": "model.lr",

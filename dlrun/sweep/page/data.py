@@ -76,7 +76,8 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
     names = {}
     for key in keys:
         words = key.split(".")
-        length = 1
+        # The number of an element says nothing without the list.
+        length = min(2, len(words)) if words[-1].isdecimal() else 1
         while length < len(words) and any(
             other != key and other.split(".")[-length:] == words[-length:] for other in keys
         ):
