@@ -353,7 +353,8 @@ def test_workers_serve_a_parent_that_goes_on_for_long_after_a_signal() -> None:
 
 
 @pytest.mark.usefixtures("small_chunks")
-@pytest.mark.parametrize("how", ["stuck", pytest.param("deaf", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["stuck", "deaf"])
 def test_close_ends_workers_whatever_they_are_doing(how: str) -> None:
     one = loader(Trouble(how), workers=2, shuffle=False)
     next(one.epoch(0))

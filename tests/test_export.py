@@ -404,7 +404,8 @@ def reading(reader: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return Path("run")
 
 
-@pytest.mark.parametrize("steps", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [1, 3])
 def test_a_language_model_reads_a_text_in_chunks(reader: Fit, reading: Path, dlrun: Dlrun, steps: int) -> None:
     report = exported(dlrun("export", "checkpoint=run", f"steps={steps}", "--json"))
     symbols = reader.feed.arguments["vocabulary_size"]

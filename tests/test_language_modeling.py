@@ -307,6 +307,7 @@ def server() -> Iterator[ForkServer]:
         yield running
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_like_one_that_was_left_alone(server: ForkServer, tmp_path: Path, book: Path) -> None:
     words = ("train", *small(book), "device=cpu", "trainer.threads=1", "trainer.epochs=2", "trainer.log_every=7")
     words = (*(word for word in words if "checkpoint" not in word), "callbacks.tensorboard=null")

@@ -407,6 +407,7 @@ def dlrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     return Dlrun(capsys)
 
 
+@pytest.mark.slow
 def test_tags_from_training_to_export(dlrun: Dlrun) -> None:
     words = (*TAGGED, "model.bidirectional=true", "device=cpu", "trainer.threads=1", "trainer.epochs=6", BEST)
     done = dlrun("train", *words)

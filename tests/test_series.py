@@ -371,7 +371,8 @@ def assert_same_set(folder: Path, whole: Path) -> None:
         assert (folder / member / "metrics.jsonl").read_bytes() == (whole / member / "metrics.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("step", [29, *(pytest.param(step, marks=pytest.mark.slow) for step in (4, 50, 88))])
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [4, 29, 50, 88])
 def test_a_set_that_is_killed_and_resumed_ends_like_one_left_alone(
     server: ForkServer, whole: Path, tmp_path: Path, step: int
 ) -> None:
