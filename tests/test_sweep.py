@@ -903,6 +903,8 @@ def test_a_sweep_of_an_older_version_goes_on(home: Path) -> None:
     tree = yaml.safe_load(plan.read_text())
     for key in ("plugins", "file", "folders"):
         del tree[key]
+    for key in ("try_first", "max_time", "keep"):
+        del tree["settings"][key]
     plan.write_text(yaml.safe_dump(tree))
     assert main(["sweep", f"resume={the_sweep(home)}", "sweep.trials=2"]) == 0
     assert len(rows(the_sweep(home))) == 2

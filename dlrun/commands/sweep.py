@@ -207,14 +207,16 @@ def _stopping(conductor: Conductor, max_time: Duration | None) -> Iterator[None]
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     before = {number: signal.signal(number, handle) for number in numbers}
-    alarm = threading.Timer(0.0 if max_time is None else max_time.seconds, _end, [conductor, max_time])
-    alarm.daemon = True
+    alarm = None
     if max_time is not None:
+        alarm = threading.Timer(max_time.seconds, _end, [conductor, max_time])
+        alarm.daemon = True
         alarm.start()
     try:
         yield
     finally:
-        alarm.cancel()
+        if alarm is not None:
+            alarm.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -60,12 +60,10 @@ class Search:
         """
         chosen = {key: value for key, value in values.items() if _chooses(key)}
         base = self._base(chosen)
-        rest = [value_layer(key, value, self._origin(key)) for key, value in values.items() if key not in chosen]
+        rest = [
+            value_layer(key, value, self.origins.get(key, "")) for key, value in values.items() if key not in chosen
+        ]
         return finish(replace(with_values(base, rest), name=self.composed.name))
-
-    def _origin(self, key: str) -> str:
-        """Where an axis was written, or one of the elements of a list."""
-        return next((where for axis, where in self.origins.items() if key in (axis, axis.rpartition(".")[0])), "")
 
     def _base(self, chosen: Mapping[str, Any]) -> Composed:
         if not chosen:

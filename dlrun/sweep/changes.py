@@ -56,7 +56,9 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], free_base: Se
     for part, prefix in (("base", ""), ("space", "search space of "), ("settings", "sweep.")):
         old, new = _flat(before[part]), _flat(now[part])
         for key in sorted(old.keys() | new.keys()):
-            if part == "settings" and key.split(".")[0] in FREE:
+            # A setting that there was not yet had no influence.
+            name = key.split(".")[0]
+            if part == "settings" and (name in FREE or name not in before[part]):
                 continue
             if part == "base" and any(key == path or key.startswith(f"{path}.") for path in free_base):
                 continue

@@ -51,7 +51,7 @@ def _check_mode(search: Search) -> Iterator[str]:
     What was begun goes on as it was.
     """
     metric, mode = search.settings.metric, search.settings.mode
-    fits = (mode == "max") == is_rate(metric.split("/")[-1])
+    fits = (mode == "max") == is_rate(metric)
     if not fits and search.origin is None and not _said_beside(search, "mode", "metric"):
         where = search.composed.provenance.where(("sweep", "metric"))
         yield (

@@ -28,7 +28,7 @@ def doubts(search: Search) -> Iterator[str]:
             f"sweep.search={settings.search}: may try a point again and again, and the space has {points:g} of them; "
             "sweep.search=random tries each once"
         )
-    if settings.mode == "max" and not is_rate(settings.metric.split("/")[-1]):
+    if settings.mode == "max" and not is_rate(settings.metric):
         yield f"sweep.mode=max: looks for the largest {settings.metric}; small values are good where it is a loss"
     if search.composed.tree["callbacks"].get("checkpoint", False) in (None, False):
         yield (

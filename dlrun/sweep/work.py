@@ -43,6 +43,7 @@ class Work:
         self._paused: dict[int, Record] = {}
         self._ready: list[Ticket] = []
         self._heard: dict[int, float] = {}
+        self._bare: set[str] = set()
         settings, stage = conductor.settings, result.stage
         self._epochs = stage.epochs or longest_epochs(conductor.search)
         self.advisor: Advisor = NoPruning()
@@ -245,8 +246,12 @@ class Work:
         if confirmed is not None:
             # Any of those that are trained again may turn out to be the best.
             keep = max(keep, confirmed[0])
-        mine = [record for record in self._result.records.values() if record.place == conductor.place]
-        tidy(conductor.folder.path / "trials", mine, conductor.settings.mode, keep)
+        mine = [
+            record
+            for record in self._result.records.values()
+            if record.place == conductor.place and record.folder not in self._bare
+        ]
+        self._bare |= tidy(conductor.folder.path / "trials", mine, conductor.settings.mode, keep)
 
     @property
     def _advise(self) -> Advise:
